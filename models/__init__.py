@@ -1,0 +1,1 @@
+"""Training, export and execution of the sequence encoder: the only home of torch and onnxruntime."""

@@ -1,0 +1,106 @@
+"""Popularity that moves with the stream: one exponentially decayed count per item."""
+
+from collections.abc import Container
+from heapq import nlargest, nsmallest
+from typing import Any, Final
+
+import msgspec
+
+from operators import limits
+
+__all__ = ["Popularity", "PopularityError"]
+
+_EXPONENT_MAX: Final = 64.0
+_RANKED_ITEMS: Final = 2 * limits.candidates_max
+
+
+class PopularityError(ValueError):
+    """Bytes that are no popularity snapshot."""
+
+
+class _Snapshot(msgspec.Struct, array_like=True):
+    schema: int
+    landmark_ms: int
+    events: int
+    weights: dict[str, float]
+
+
+class Popularity:
+    """Decayed item counts of one partition's events; bounded, deterministic in the order of the events.
+
+    Forward decay (Cormode et al., ICDE 2009): an event at time t adds 2**((t - landmark) / half-life), so that
+    nothing is decayed on reading and all that matters, the order of the weights, is right at every moment.
+    """
+
+    def __init__(self, half_life_ms: int = limits.popularity_half_life_ms) -> None:
+        self._half_life_ms = half_life_ms
+        self._landmark_ms = 0
+        self._weights: dict[str, float] = {}
+        self._ranked: list[str] | None = None
+        self.events = 0
+        """Events folded so far."""
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    def add(self, item_id: str, timestamp_ms: int) -> None:
+        """Fold one event."""
+        if not self._weights:
+            self._landmark_ms = timestamp_ms
+        exponent = (timestamp_ms - self._landmark_ms) / self._half_life_ms
+        if exponent > _EXPONENT_MAX:
+            self._move_landmark(timestamp_ms)
+            exponent = 0.0
+        self._weights[item_id] = self._weights.get(item_id, 0.0) + 2.0**exponent
+        self.events += 1
+        self._ranked = None
+        if len(self._weights) > limits.popularity_items_max:
+            self._evict()
+
+    def top(self, count: int, excluded: Container[str] = ()) -> list[tuple[str, float]]:
+        """The ``count`` most popular items that are not excluded, with their share of the top item's weight."""
+        if self._ranked is None:
+            self._ranked = self._rank(_RANKED_ITEMS)
+        chosen = [item for item in self._ranked if item not in excluded][:count]
+        if len(chosen) < count and len(self._ranked) < len(self._weights):
+            self._ranked = self._rank(len(self._weights))
+            chosen = [item for item in self._ranked if item not in excluded][:count]
+        top = self._weights[self._ranked[0]] if self._ranked else 1.0
+        return [(item, self._weights[item] / top) for item in chosen]
+
+    def snapshot(self) -> bytes:
+        """The counts of the most popular items as bytes, for ``restore``."""
+        kept = {item: self._weights[item] for item in self._rank(limits.popularity_snapshot_items_max)}
+        return msgspec.msgpack.encode(_Snapshot(1, self._landmark_ms, self.events, kept))
+
+    @classmethod
+    def restore(cls, data: bytes, half_life_ms: int = limits.popularity_half_life_ms) -> "Popularity":
+        """The popularity that ``snapshot`` wrote.
+
+        Raises:
+            PopularityError: not a snapshot of schema 1.
+        """
+        try:
+            read = msgspec.msgpack.decode(data, type=_Snapshot)
+        except msgspec.DecodeError as error:
+            raise PopularityError(f"no popularity snapshot: {error}") from None
+        if read.schema != 1:
+            raise PopularityError(f"popularity snapshot of schema {read.schema}; this version reads schema 1")
+        popularity = cls(half_life_ms)
+        popularity._landmark_ms, popularity.events, popularity._weights = read.landmark_ms, read.events, read.weights
+        return popularity
+
+    def _rank(self, count: int) -> list[str]:
+        return nsmallest(count, self._weights, key=lambda item: (-self._weights[item], item))
+
+    def _move_landmark(self, landmark_ms: int) -> None:
+        factor = 2.0 ** ((self._landmark_ms - landmark_ms) / self._half_life_ms)
+        self._weights = {item: weight * factor for item, weight in self._weights.items() if weight * factor > 0.0}
+        self._landmark_ms = landmark_ms
+
+    def _evict(self) -> None:
+        # A tenth at a time, so that the cost of choosing is spread over many events.
+        kept: list[tuple[str, Any]] = nlargest(
+            limits.popularity_items_max * 9 // 10, self._weights.items(), key=lambda pair: (pair[1], pair[0])
+        )
+        self._weights = dict(kept)

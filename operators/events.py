@@ -1,0 +1,225 @@
+"""Events at the door: bytes in, an ``Event`` or a ``Rejected`` with a reason out. Nothing here raises on bad input."""
+
+import math
+import re
+from collections.abc import Iterable
+from datetime import datetime
+from hashlib import blake2b
+from typing import Any, Final, Literal, NamedTuple
+
+import msgspec
+
+from operators import limits
+from operators.interest import EVENT_TYPES
+
+__all__ = ["CONTENT_TYPES", "Event", "RejectCode", "Rejected", "decode", "fingerprint_of"]
+
+RejectCode = Literal[
+    "malformed",
+    "too_large",
+    "schema",
+    "key_mismatch",
+    "future",
+    "bad_timestamp",
+    "non_finite",
+    "unknown_content_type",
+    "unknown_type",
+    "bad_id",
+    "too_deep",
+]
+
+CONTENT_TYPES: Final = {
+    b"application/json": "json",
+    b"application/msgpack": "msgpack",
+    b"application/x-msgpack": "msgpack",
+    b"application/vnd.msgpack": "msgpack",
+}
+
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f]")
+_BRACKETS: Final = (b"{", b"[")
+
+
+class Event(msgspec.Struct, gc=False):
+    """One accepted event; ``type`` indexes ``EVENT_TYPES``, ``key`` is the user id in UTF-8."""
+
+    key: bytes
+    item_id: str
+    type: int
+    timestamp_ms: int
+    offset: int
+    fingerprint: int
+    """64-bit digest of the event id; 0 where the event has none."""
+
+
+class Rejected(NamedTuple):
+    """Why a record is no event."""
+
+    code: RejectCode
+    reason: str
+
+
+class _Wire(msgspec.Struct, gc=False):
+    user_id: str
+    item_id: str
+    timestamp: int | None = None
+    event_id: str | None = None
+    session_id: str | None = None
+    value: float | None = None
+    context: msgspec.Raw | None = None
+
+
+_decoders: Final = {
+    "json": msgspec.json.Decoder(_Wire).decode,
+    "msgpack": msgspec.msgpack.Decoder(_Wire).decode,
+}
+_any_decoders: Final = {"json": msgspec.json.decode, "msgpack": msgspec.msgpack.decode}
+
+
+class _Envelope(NamedTuple):
+    """What the record's headers say."""
+
+    format: str = "json"
+    event_id: str | None = None
+    timestamp_ms: int | None = None
+
+
+_PLAIN: Final = _Envelope()
+
+
+def fingerprint_of(event_id: str) -> int:
+    """A 64-bit digest by which an event that was produced twice is known again; never 0."""
+    return int.from_bytes(blake2b(event_id.encode(), digest_size=8).digest(), "little") or 1
+
+
+def decode(
+    value: bytes | None,
+    key: bytes | None,
+    headers: Iterable[tuple[str, bytes]],
+    event_type: int,
+    offset: int,
+    now_ms: int,
+) -> Event | Rejected:
+    """Check one record of an event topic.
+
+    Args:
+        value: JSON or msgpack, by the ``content-type`` header; JSON where there is none.
+        headers: CloudEvents binary headers fill in what the value lacks (``ce_id``, ``ce_time``);
+            ``ce_type`` must end in the topic's type.
+        event_type: index into ``EVENT_TYPES``; the topic gives it.
+        offset: of the record in its partition.
+        now_ms: the worker's clock, against which future event times are judged.
+    """
+    if value is None:
+        return Rejected("malformed", "the record has no value")
+    if len(value) > limits.event_bytes_max:
+        return Rejected("too_large", f"{len(value)} bytes, at most {limits.event_bytes_max} are taken")
+    envelope = _read_headers(headers, event_type) if headers else _PLAIN
+    if isinstance(envelope, Rejected):
+        return envelope
+    try:
+        wire = _decoders[envelope.format](value)
+        if wire.context is not None or envelope.format == "json":
+            problem = _depth_problem(wire, value, envelope.format)
+            if problem is not None:
+                return problem
+    except msgspec.ValidationError as error:
+        return Rejected("schema", str(error))
+    except RecursionError:
+        return Rejected("too_deep", f"nested deeper than {limits.context_depth_max}")
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError, OverflowError) as error:
+        return Rejected("malformed", f"not {envelope.format}: {error}")
+    return _check(wire, envelope, key, event_type, offset, now_ms)
+
+
+def _read_headers(headers: Iterable[tuple[str, bytes]], event_type: int) -> _Envelope | Rejected:
+    fmt, event_id, timestamp_ms = "json", None, None
+    try:
+        for name, raw in headers:
+            lowered = name.lower()
+            if lowered == "content-type":
+                media = raw.partition(b";")[0].strip().lower()
+                if media not in CONTENT_TYPES:
+                    return Rejected("unknown_content_type", f"content-type {raw[:80]!r} is neither JSON nor msgpack")
+                fmt = CONTENT_TYPES[media]
+            elif lowered == "ce_id":
+                event_id = raw.decode()
+            elif lowered == "ce_time":
+                timestamp_ms = _rfc3339_ms(raw.decode())
+            elif lowered == "ce_type" and raw.decode().rpartition(".")[2] != EVENT_TYPES[event_type]:
+                return Rejected("unknown_type", f"ce_type {raw[:80]!r} on the topic of {EVENT_TYPES[event_type]!r}")
+    except (UnicodeDecodeError, ValueError, AttributeError, OverflowError) as error:
+        return Rejected("malformed", f"unreadable header: {error}")
+    return _Envelope(fmt, event_id, timestamp_ms)
+
+
+def _rfc3339_ms(text: str) -> int:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"ce_time {text[:40]!r} has no time zone")
+    return int(moment.timestamp() * 1000)
+
+
+def _depth_problem(wire: _Wire, value: bytes, fmt: str) -> Rejected | None:
+    # The count of opening brackets bounds the depth of JSON; only a suspicious value is decoded a second time.
+    if fmt == "json" and sum(map(value.count, _BRACKETS)) <= limits.context_depth_max:
+        return None
+    raw: Any = wire.context if fmt == "msgpack" else value
+    if _depth(_any_decoders[fmt](raw)) > limits.context_depth_max:
+        return Rejected("too_deep", f"nested deeper than {limits.context_depth_max}")
+    return None
+
+
+def _depth(root: Any) -> int:
+    depth, level = 0, [root]
+    while level:
+        depth += 1
+        following: list[Any] = []
+        for node in level:
+            if isinstance(node, dict):
+                following.extend(v for v in node.values() if isinstance(v, (dict, list)))
+            elif isinstance(node, list):
+                following.extend(v for v in node if isinstance(v, (dict, list)))
+        level = following
+    return depth
+
+
+def _check(
+    wire: _Wire, envelope: _Envelope, key: bytes | None, event_type: int, offset: int, now_ms: int
+) -> Event | Rejected:
+    event_id = wire.event_id if wire.event_id is not None else envelope.event_id
+    timestamp_ms = wire.timestamp if wire.timestamp is not None else envelope.timestamp_ms
+    if timestamp_ms is None:
+        return Rejected("schema", "neither a `timestamp` field nor a ce_time header")
+    if not limits.timestamp_ms_min <= timestamp_ms <= limits.timestamp_ms_max:
+        return Rejected("bad_timestamp", f"timestamp {timestamp_ms} is not milliseconds since 1970")
+    if timestamp_ms > now_ms + limits.future_skew_ms:
+        return Rejected("future", f"timestamp {timestamp_ms} is {timestamp_ms - now_ms} ms ahead of the worker's clock")
+    if wire.value is not None and not (math.isfinite(wire.value) and abs(wire.value) <= limits.value_max):
+        return Rejected("non_finite", f"value {wire.value} is not a finite number within {limits.value_max:g}")
+    for name, text in (("user_id", wire.user_id), ("item_id", wire.item_id), ("event_id", event_id)):
+        problem = None if text is None else _id_problem(text)
+        if problem is not None:
+            return Rejected("bad_id", f"{name} {problem}")
+    if key is None:
+        return Rejected("key_mismatch", "the record has no key; key it by user_id")
+    if key != wire.user_id.encode():
+        return Rejected("key_mismatch", "the record's key is not its user_id")
+    fingerprint = 0 if event_id is None else fingerprint_of(event_id)
+    return Event(key, wire.item_id, event_type, timestamp_ms, offset, fingerprint)
+
+
+def _id_problem(text: str) -> str | None:
+    if not text:
+        return "is empty"
+    if len(text) > limits.id_bytes_max or (not text.isascii() and _utf8_bytes(text) > limits.id_bytes_max):
+        return f"is longer than {limits.id_bytes_max} bytes of UTF-8"
+    if _CONTROL.search(text):
+        return "holds a control character"
+    return None
+
+
+def _utf8_bytes(text: str) -> int:
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        return limits.id_bytes_max + 1

@@ -1,0 +1,124 @@
+"""The interest vector: the encoder's protocol, its inputs, and the wave scheduler that refreshes many users at once."""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["EVENT_TYPES", "GAP_BUCKETS", "OUT_OF_VOCABULARY", "Encoder", "Job", "gap_bucket", "refresh"]
+
+EVENT_TYPES: Final = ("view", "click", "purchase")
+"""The index of a type in this tuple is its row in the encoder's type embedding and its slot in the fences."""
+
+OUT_OF_VOCABULARY: Final = 0
+"""Row of the item matrix for every item the model was not trained on; never recommended."""
+
+GAP_BUCKETS: Final = 28
+
+
+def gap_bucket(gap_ms: int | None) -> int:
+    """Bucket of the event time since the user's previous event, in ``range(GAP_BUCKETS)``.
+
+    0: no previous event; 1: under a second; then one bucket per doubling of the whole seconds,
+    the last one open-ended (2**25 s is about a year).
+    """
+    if gap_ms is None:
+        return 0
+    return min(1 + max(gap_ms // 1000, 0).bit_length(), GAP_BUCKETS - 1)
+
+
+class Encoder(Protocol):
+    """A recurrent sequence encoder with its item matrix: one step per event, exact top-k by inner product.
+
+    Implementations are thread-compatible: one thread calls them at a time.
+    """
+
+    @property
+    def version(self) -> str:
+        """Identifies weights and vocabulary; states carry it, and nothing mixes two versions."""
+        ...
+
+    @property
+    def hidden_width(self) -> int:
+        """Floats of recurrent state per user (S)."""
+        ...
+
+    @property
+    def vector_width(self) -> int:
+        """Floats of an interest vector (D)."""
+        ...
+
+    def row_of(self, item_id: str) -> int:
+        """Row of the item matrix, or ``OUT_OF_VOCABULARY``."""
+        ...
+
+    def item_at(self, row: int) -> str:
+        """The item id of a row of the item matrix."""
+        ...
+
+    def step(
+        self,
+        hidden: NDArray[np.float32],
+        rows: NDArray[np.int64],
+        types: NDArray[np.int64],
+        gaps: NDArray[np.int64],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """One event for each of B users: hidden (B, S) and inputs (B,) -> hidden' (B, S), vectors (B, D)."""
+        ...
+
+    def top_k(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Exact k best available items: vectors (B, D) -> scores (B, k) descending, rows (B, k).
+
+        Withdrawn items and ``OUT_OF_VOCABULARY`` score -inf. k is at most the number of rows.
+        """
+        ...
+
+    def embeddings(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Item embeddings of the given rows: shape of ``rows`` + (D,)."""
+        ...
+
+    def set_available(self, item_id: str, available: bool) -> None:
+        """Withdraw an item from ``top_k`` or bring it back; an unknown item id is ignored."""
+        ...
+
+
+class Job(NamedTuple):
+    """Events to apply to one user: hidden is (S,) or None for a fresh state; the lists have equal length >= 1."""
+
+    hidden: NDArray[np.float32] | None
+    rows: Sequence[int]
+    types: Sequence[int]
+    gaps: Sequence[int]
+
+
+def refresh(encoder: Encoder, jobs: Sequence[Job]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Apply every job's events in order; one encoder call per wave.
+
+    Wave t holds the t-th event of every user that has one. Users are ordered by falling number of
+    events, so that each wave works on a prefix of the arrays and copies nothing.
+
+    Returns hidden (B, S) and vectors (B, D) after the last event of each job, in the order of ``jobs``.
+    """
+    count = len(jobs)
+    order = sorted(range(count), key=lambda j: -len(jobs[j].rows))
+    hidden = np.zeros((count, encoder.hidden_width), np.float32)
+    vectors = np.zeros((count, encoder.vector_width), np.float32)
+    for place, j in enumerate(order):
+        start = jobs[j].hidden
+        if start is not None:
+            hidden[place] = start
+    active = count
+    for wave in range(len(jobs[order[0]].rows) if count else 0):
+        while len(jobs[order[active - 1]].rows) <= wave:
+            active -= 1
+        members = [jobs[j] for j in order[:active]]
+        hidden[:active], vectors[:active] = encoder.step(
+            hidden[:active],
+            np.fromiter((job.rows[wave] for job in members), np.int64, active),
+            np.fromiter((job.types[wave] for job in members), np.int64, active),
+            np.fromiter((job.gaps[wave] for job in members), np.int64, active),
+        )
+    back = np.empty(count, np.int64)
+    back[order] = np.arange(count)
+    return hidden[back], vectors[back]

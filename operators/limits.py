@@ -1,0 +1,99 @@
+"""Every bound of the system, in one place; the unit is the last word of each name."""
+
+from typing import Final
+
+__all__ = [
+    "align_wait_ms",
+    "batch_events_max",
+    "cache_users_max",
+    "candidates_max",
+    "chunk_records_max",
+    "context_depth_max",
+    "drain_max_s",
+    "event_bytes_max",
+    "flush_interval_s",
+    "future_skew_ms",
+    "history_events_max",
+    "id_bytes_max",
+    "import_line_bytes_max",
+    "inflight_records_max",
+    "list_items_max",
+    "partition_queue_events_max",
+    "popularity_checkpoint_events",
+    "popularity_half_life_ms",
+    "popularity_items_max",
+    "popularity_snapshot_items_max",
+    "produce_batch_bytes_max",
+    "reason_bytes_max",
+    "score_batch_lists",
+    "sort_chunk_events_max",
+    "sort_files_max",
+    "timestamp_ms_max",
+    "timestamp_ms_min",
+    "value_max",
+]
+
+# -- one event, checked at the door
+event_bytes_max: Final = 64 * 1024
+id_bytes_max: Final = 128
+"""UTF-8 bytes of a user, item, session or event id."""
+context_depth_max: Final = 32
+"""Nesting of an event's free-form ``context`` (and of any unknown field)."""
+value_max: Final = 1e12
+timestamp_ms_min: Final = 0
+timestamp_ms_max: Final = 4_102_444_800_000
+"""2100-01-01, so that a time in microseconds is not taken for milliseconds."""
+future_skew_ms: Final = 5 * 60 * 1000
+"""How far ahead of the worker's clock an event time may be."""
+
+# -- one user's state
+history_events_max: Final = 50
+
+# -- one list
+list_items_max: Final = 100
+candidates_max: Final = list_items_max + history_events_max
+"""Top-k asked of a scorer: a full list even when every item in the history is dropped."""
+
+# -- one batch through the engine
+chunk_records_max: Final = 250
+"""Records of one partition handed to the agent as one event: also the grain of the merge over topics."""
+batch_events_max: Final = 4_000
+"""Events that share one encoder batch and one settlement."""
+partition_queue_events_max: Final = 2_000
+"""Records of one source partition that wait for a batch; beyond it the partition is not fetched."""
+align_wait_ms: Final = 200
+"""How long a partition's events wait for another topic of theirs that is known to have more."""
+score_batch_lists: Final = 256
+"""Rows of one scoring call: bounds the score matrix to rows x catalogue x 4 bytes."""
+
+# -- one worker
+cache_users_max: Final = 50_000
+"""Decoded user states kept in memory, about 5 KB each."""
+popularity_items_max: Final = 20_000
+popularity_half_life_ms: Final = 7 * 24 * 3600 * 1000
+"""Event time in which an item's popularity halves."""
+popularity_snapshot_items_max: Final = 3_000
+"""Items of a snapshot: at the longest ids it still fits one Kafka record of a producer batch."""
+popularity_checkpoint_events: Final = 20_000
+"""Events of a partition between two writes of its popularity to the changelog."""
+
+# -- one produce batch
+produce_batch_bytes_max: Final = 512 * 1024
+"""Below the 1 MB that brokers take by default (``message.max.bytes``)."""
+flush_interval_s: Final = 30.0
+"""Between two flushes of the state store: bounds the changelog tail that a crash makes it read again."""
+drain_max_s: Final = 30.0
+"""How long a stopping or rebalancing worker waits for the batch in work."""
+
+# -- one dead letter
+reason_bytes_max: Final = 500
+
+# -- one command-line client
+inflight_records_max: Final = 20_000
+"""Records sent and not yet acknowledged."""
+import_line_bytes_max: Final = 4 * 1024 * 1024
+"""Longest line of an imported file; OTTO has a whole session in one."""
+sort_chunk_events_max: Final = 200_000
+"""Events sorted in memory (about 100 MB) before they are written to a temporary file."""
+sort_files_max: Final = 64
+"""Temporary files merged at a time."""

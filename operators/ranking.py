@@ -1,0 +1,154 @@
+"""From interest vectors to ranked lists: fuse the sources, filter, explain, and encode."""
+
+from collections.abc import Container, Sequence
+from typing import Final, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from operators import limits
+from operators.candidates.popularity import Popularity
+from operators.interest import OUT_OF_VOCABULARY, Encoder
+from operators.state import UserState
+
+__all__ = ["Cause", "Policy", "RankedItem", "RecommendationList", "Source", "encode_list", "rank"]
+
+Source = Literal["encoder", "popularity"]
+
+_EXPLAINED_EVENTS: Final = 16
+_SCORE_DIGITS: Final = 4
+
+
+class Cause(msgspec.Struct, gc=False):
+    """An event that caused a list."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class RankedItem(msgspec.Struct, gc=False):
+    """One place of a list; ``score`` compares items of one source within one list only."""
+
+    item_id: str
+    rank: int
+    score: float
+    source: Source
+    because: list[str]
+    """Items of the user's recent history that are nearest to this one, nearest first."""
+
+
+class RecommendationList(msgspec.Struct):
+    """The value of a record on the ``recommendations`` topic."""
+
+    request_id: str
+    user_id: str
+    generated_at: int
+    event_time: int
+    caused_by: list[Cause]
+    model_version: str
+    variant: str
+    degraded: bool
+    items: list[RankedItem]
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """What a list may hold."""
+
+    list_items: int = 10
+    seen_items: Literal["keep", "drop"] = "keep"
+    explain: bool = True
+    variant: str = "default"
+
+
+encode_list = msgspec.json.Encoder().encode
+
+
+def rank(
+    states: Sequence[UserState],
+    popularities: Sequence[Popularity],
+    encoder: Encoder,
+    policy: Policy,
+    withdrawn: Container[str],
+) -> list[list[RankedItem]]:
+    """One list per user: the encoder's exact top-k where it knows the user, popularity for the rest.
+
+    A user whose history holds no item of the vocabulary is unknown to the encoder. A list that the filters
+    leave short is filled with popular items.
+
+    Args:
+        popularities: of each user's partition.
+        withdrawn: item ids that no list may hold; the encoder was told of them by ``set_available``.
+    """
+    known = [n for n, state in enumerate(states) if state.known_count > 0]
+    lists: list[list[RankedItem]] = [[] for _ in states]
+    for start in range(0, len(known), limits.score_batch_lists):
+        part = known[start : start + limits.score_batch_lists]
+        for n, items in zip(part, _encoder_lists([states[n] for n in part], encoder, policy), strict=True):
+            lists[n] = items
+    for n, items in enumerate(lists):
+        if len(items) < policy.list_items:
+            _fill(items, states[n], popularities[n], policy, withdrawn)
+    return lists
+
+
+def _encoder_lists(states: Sequence[UserState], encoder: Encoder, policy: Policy) -> list[list[RankedItem]]:
+    # A state with a known event was encoded, so it has a vector.
+    vectors = np.stack([state.vector for state in states if state.vector is not None])
+    drop = policy.seen_items == "drop"
+    scores, rows = encoder.top_k(vectors, policy.list_items + (limits.history_events_max if drop else 0))
+    if drop:
+        scores, rows = _without_seen(scores, rows, states, encoder, policy.list_items)
+    because = _because(states, rows, encoder) if policy.explain else None
+    values, numbers = np.round(scores.astype(np.float64), _SCORE_DIGITS).tolist(), rows.tolist()
+    item_at = encoder.item_at
+    return [
+        [
+            RankedItem(item_at(row), place, score, "encoder", because[n][place - 1] if because else [])
+            for place, (score, row) in enumerate(zip(values[n], numbers[n], strict=True), 1)
+            if score != -np.inf
+        ]
+        for n in range(len(states))
+    ]
+
+
+def _without_seen(
+    scores: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    states: Sequence[UserState],
+    encoder: Encoder,
+    count: int,
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    # Asking for `history_events_max` more than a list holds leaves `count` unseen ones whatever was seen.
+    seen = [{encoder.row_of(item) for item in state.history_items} for state in states]
+    places = np.empty((len(states), count), np.int64)
+    for n, candidates in enumerate(rows.tolist()):
+        places[n] = [place for place, row in enumerate(candidates) if row not in seen[n]][:count]
+    return np.take_along_axis(scores, places, 1), np.take_along_axis(rows, places, 1)
+
+
+def _because(states: Sequence[UserState], rows: NDArray[np.int64], encoder: Encoder) -> list[list[list[str]]]:
+    """For every place, the item of the recent history with the greatest inner product of embeddings."""
+    recent = np.zeros((len(states), _EXPLAINED_EVENTS), np.int64)
+    for n, state in enumerate(states):
+        items = state.item_ids.rsplit(b"\x00", _EXPLAINED_EVENTS)[-_EXPLAINED_EVENTS:]
+        recent[n, : len(items)] = [encoder.row_of(item.decode()) for item in items]
+    products = encoder.embeddings(rows) @ encoder.embeddings(recent).transpose(0, 2, 1)
+    products += np.where(recent == OUT_OF_VOCABULARY, np.float32(-np.inf), np.float32(0))[:, None, :]
+    nearest = np.take_along_axis(recent, products.argmax(axis=2), 1).tolist()
+    item_at = encoder.item_at
+    return [[[item_at(row)] if row != OUT_OF_VOCABULARY else [] for row in of_user] for of_user in nearest]
+
+
+def _fill(
+    items: list[RankedItem], state: UserState, popularity: Popularity, policy: Policy, withdrawn: Container[str]
+) -> None:
+    taken = {item.item_id for item in items}
+    if policy.seen_items == "drop":
+        taken.update(state.history_items)
+    missing = policy.list_items - len(items)
+    popular = popularity.top(missing + len(taken) + _EXPLAINED_EVENTS, withdrawn)
+    chosen = [(item, share) for item, share in popular if item not in taken][:missing]
+    for place, (item_id, share) in enumerate(chosen, len(items) + 1):
+        items.append(RankedItem(item_id, place, round(share, _SCORE_DIGITS), "popularity", []))

@@ -1,0 +1,168 @@
+"""One user's state and its byte codec: what the table, RocksDB and the changelog hold for every user."""
+
+import struct
+import zlib
+from array import array
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from operators import limits
+
+__all__ = ["SCHEMA_VERSION", "SOURCE_SLOTS", "StateError", "UserState", "decode", "encode"]
+
+SCHEMA_VERSION: Final = 1
+SOURCE_SLOTS: Final = 4
+"""Fences a state carries: view, click, purchase, and one kept for erasures."""
+
+_SEPARATOR: Final = b"\x00"
+# schema version, model version bytes, history events, hidden floats, vector floats, item id bytes,
+# events folded, late events, steps of known and of unknown items, fences
+_HEADER: Final = struct.Struct("<BBHHHIQIII4q")
+_CHECKSUM: Final = struct.Struct("<I")
+
+
+class StateError(ValueError):
+    """Bytes that are no state of a known schema."""
+
+
+class UserState:
+    """What is known of one user. ``fold`` changes it in place; ``encode`` writes it.
+
+    Attributes:
+        fences: next offset to fold of each source topic, by event type; a replayed event below it is known.
+        model_version: of the encoder that made ``hidden`` and ``vector``; empty before the first event.
+        events_count, late_count: events folded; events too old to fold.
+        known_count, unknown_count: steps in ``hidden`` of items that the model knows, and of items that it does not.
+        item_ids: ids of the history in event-time order, joined by NUL (ids hold no control character).
+        types, times_ms, fingerprints: of the same events.
+        hidden: (S,) float32 recurrent state, or None before the first event.
+        vector: (D,) float32 interest vector, or None before the first event.
+    """
+
+    __slots__ = (
+        "events_count",
+        "fences",
+        "fingerprints",
+        "hidden",
+        "item_ids",
+        "known_count",
+        "late_count",
+        "model_version",
+        "times_ms",
+        "types",
+        "unknown_count",
+        "vector",
+    )
+
+    def __init__(self) -> None:
+        self.fences = [0] * SOURCE_SLOTS
+        self.model_version = ""
+        self.events_count = 0
+        self.late_count = 0
+        self.known_count = 0
+        self.unknown_count = 0
+        self.item_ids = b""
+        self.types = bytearray()
+        self.times_ms: array[int] = array("q")
+        self.fingerprints: array[int] = array("Q")
+        self.hidden: NDArray[np.float32] | None = None
+        self.vector: NDArray[np.float32] | None = None
+
+    @property
+    def history_items(self) -> list[str]:
+        """Item ids of the history, oldest first."""
+        return self.item_ids.decode().split("\x00") if self.types else []
+
+    @property
+    def history_types(self) -> list[int]:
+        """Event types of the history, oldest first."""
+        return list(self.types)
+
+    @property
+    def history_times_ms(self) -> list[int]:
+        """Event times of the history, oldest first."""
+        return self.times_ms.tolist()
+
+    def append(self, item_id: str, event_type: int, timestamp_ms: int, fingerprint: int) -> None:
+        """Add the newest event; the oldest one leaves a full history."""
+        self.item_ids = self.item_ids + _SEPARATOR + item_id.encode() if self.types else item_id.encode()
+        self.types.append(event_type)
+        self.times_ms.append(timestamp_ms)
+        self.fingerprints.append(fingerprint)
+        if len(self.types) > limits.history_events_max:
+            self.item_ids = self.item_ids[self.item_ids.index(0) + 1 :]
+            del self.types[0], self.times_ms[0], self.fingerprints[0]
+
+    def insert(self, place: int, item_id: str, event_type: int, timestamp_ms: int, fingerprint: int) -> None:
+        """Put an event before the one at ``place``; the oldest one leaves a full history."""
+        items = self.history_items
+        items.insert(place, item_id)
+        self.types.insert(place, event_type)
+        self.times_ms.insert(place, timestamp_ms)
+        self.fingerprints.insert(place, fingerprint)
+        if len(items) > limits.history_events_max:
+            del items[0], self.types[0], self.times_ms[0], self.fingerprints[0]
+        self.item_ids = "\x00".join(items).encode()
+
+
+def encode(state: UserState) -> bytes:
+    """The state as bytes of schema ``SCHEMA_VERSION``, closed by a CRC-32."""
+    version = state.model_version.encode()
+    hidden = b"" if state.hidden is None else state.hidden.tobytes()
+    vector = b"" if state.vector is None else state.vector.tobytes()
+    header = _HEADER.pack(
+        SCHEMA_VERSION,
+        len(version),
+        len(state.types),
+        len(hidden) // 4,
+        len(vector) // 4,
+        len(state.item_ids),
+        state.events_count,
+        state.late_count,
+        state.known_count,
+        state.unknown_count,
+        *state.fences,
+    )
+    history = (state.times_ms.tobytes(), state.fingerprints.tobytes(), state.types, state.item_ids)
+    body = b"".join((header, version, hidden, vector, *history))
+    return body + _CHECKSUM.pack(zlib.crc32(body))
+
+
+def decode(value: bytes) -> UserState:
+    """The state that ``encode`` wrote; ``hidden`` and ``vector`` are read-only views of ``value``.
+
+    Raises:
+        StateError: an unknown schema version, a wrong length or checksum.
+    """
+    if len(value) < _HEADER.size + _CHECKSUM.size:
+        raise StateError(f"{len(value)} bytes are too few for a user state")
+    if value[0] != SCHEMA_VERSION:
+        raise StateError(f"user state of schema {value[0]}; this version reads schema {SCHEMA_VERSION}")
+    if zlib.crc32(memoryview(value)[: -_CHECKSUM.size]) != _CHECKSUM.unpack_from(value, len(value) - 4)[0]:
+        raise StateError("user state with a wrong checksum: the stored bytes are damaged")
+    _, version_n, events, hidden_n, vector_n, ids_n, folded, late, known, unknown, *fences = _HEADER.unpack_from(value)
+    expected = _HEADER.size + version_n + 4 * (hidden_n + vector_n) + 17 * events + ids_n + _CHECKSUM.size
+    if len(value) != expected:
+        raise StateError(f"user state of {len(value)} bytes; its header says {expected}")
+    state = UserState()
+    state.fences = fences
+    state.events_count, state.late_count = folded, late
+    state.known_count, state.unknown_count = known, unknown
+    at = _HEADER.size
+    state.model_version = value[at : at + version_n].decode()
+    at += version_n
+    if hidden_n:
+        state.hidden = np.frombuffer(value, np.float32, hidden_n, at)
+    at += 4 * hidden_n
+    if vector_n:
+        state.vector = np.frombuffer(value, np.float32, vector_n, at)
+    at += 4 * vector_n
+    state.times_ms.frombytes(value[at : at + 8 * events])
+    at += 8 * events
+    state.fingerprints.frombytes(value[at : at + 8 * events])
+    at += 8 * events
+    state.types = bytearray(value[at : at + events])
+    state.item_ids = value[at + events : at + events + ids_n]
+    return state

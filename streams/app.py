@@ -1,0 +1,301 @@
+"""The worker: one Faust app, its table, its agent and its engine, started and stopped in order."""
+
+import asyncio
+import logging
+import os
+import signal
+import ssl
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import faust
+from aiokafka import AIOKafkaConsumer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+from yarl import URL
+
+from models.errors import ModelError
+from models.runtime import OnnxEncoder
+from operators import limits
+from operators.ranking import Policy
+from streams.agents import add_agent
+from streams.catalog import Catalog, CatalogFollower
+from streams.checkpoint import Checkpoint, Targets
+from streams.engine import Engine
+from streams.intake import Intake
+from streams.metrics import Metrics
+from streams.settings import BrokerSettings, Settings, SettingsError
+from streams.states import States
+from streams.store import StateStore, StoreError
+from streams.table import UserTable
+from streams.topics import changelog_topic, partition_errors, topic_specs
+from streams.transport import ChunkTransport
+from streams.web import WebServer
+
+__all__ = ["Worker", "WorkerError", "run_worker"]
+
+log = logging.getLogger(__name__)
+
+_STREAM_BUFFER_CHUNKS = 16
+_START_TIMEOUT_S = 60.0
+
+
+class WorkerError(RuntimeError):
+    """The worker cannot start, or had to stop; the message says why and what to do."""
+
+
+class _App(faust.App):
+    """A Faust app on the chunk transport."""
+
+    fetch_wait_ms = 100
+
+    def _new_transport(self) -> Any:
+        transport = ChunkTransport([URL(url) for url in self.conf.broker_consumer], self)
+        transport.fetch_wait_ms = self.fetch_wait_ms
+        return transport
+
+
+class Worker:
+    """Everything of one worker process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.stopping = asyncio.Event()
+        self._crash: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._write_thread = ThreadPoolExecutor(1, "headwater-store")
+        self._tasks: list[asyncio.Task[Any]] = []
+
+    async def start(self) -> None:
+        """Check topics and model, then start in order: store, catalogue, engine, Faust.
+
+        Raises:
+            WorkerError: the broker cannot be reached or the topics do not fit the state.
+        """
+        settings, worker = self.settings, self.settings.worker
+        partitions = await self._topic_partitions()
+        encoder = OnnxEncoder(Path(worker.model_dir), providers=worker.provider, threads=worker.encoder_threads)
+        log.info("model %s on %s", encoder.version, encoder.provider)
+        self.store = StateStore(
+            Path(worker.data_dir) / worker.app_id,
+            block_cache_mb=worker.block_cache_mb,
+            write_buffer_mb=worker.write_buffer_mb,
+        )
+        table_partitions = partitions[changelog_topic(worker.app_id)]
+        self.states = States(self.store, table_partitions, worker.cache_users_max)
+        catalog = Catalog()
+        catalog_topic = settings.topics.catalog
+        consumer = AIOKafkaConsumer(**_client_arguments(settings.broker))
+        self.catalog_follower = CatalogFollower(catalog, consumer, catalog_topic, partitions[catalog_topic])
+        await self.catalog_follower.start()
+        self.app = _faust_app(settings)
+        self.app.tables.add(UserTable(self.app, self.store, self._fail, table_partitions))
+        self.engine = self._new_engine(encoder, catalog, partitions)
+        event_types = {topic: event_type for event_type, topic in enumerate(settings.topics.events)}
+        add_agent(self.app, self.engine, event_types)
+        self.app.consumer.on_revoke_drain(self.engine)
+        self.web = WebServer(worker.web_host, worker.web_port, self.metrics, self.is_ready)
+        await self.web.start()
+        self.engine.start()
+        await self.app.start()
+        self._tasks = [asyncio.create_task(self._housekeeping(), name="headwater-housekeeping")]
+
+    def _new_engine(self, encoder: OnnxEncoder, catalog: Catalog, partitions: Mapping[str, int]) -> Engine:
+        topics, worker = self.settings.topics, self.settings.worker
+        targets = Targets(
+            changelog_topic(worker.app_id),
+            topics.recommendations,
+            partitions[topics.recommendations],
+            topics.dead_letter,
+            partitions[topics.dead_letter],
+        )
+        checkpoint = Checkpoint(
+            self.app.producer._ensure_producer,
+            self.store,
+            self.app.consumer.settle,
+            targets,
+            self._write_thread,
+        )
+        policy = Policy(
+            list_items=worker.list_items,
+            seen_items=worker.seen_items,
+            explain=worker.explain,
+            variant=worker.variant,
+        )
+        return Engine(
+            self.states,
+            encoder,
+            catalog,
+            checkpoint,
+            self.metrics,
+            policy,
+            topics.events,
+            source=self.app.consumer,
+            accepts=self._accepts,
+            batch_events_max=worker.batch_events_max,
+        )
+
+    def is_ready(self) -> bool:
+        """Whether events are being processed."""
+        return not self.app.rebalancing and self.app.consumer.flow_active and bool(self.store.partitions)
+
+    async def wait(self) -> None:
+        """Return when ``stopping`` is set.
+
+        Raises:
+            Exception: whatever ended the engine, the table or Faust.
+        """
+        ends: list[asyncio.Future[Any]] = [
+            asyncio.ensure_future(self.stopping.wait()),
+            asyncio.ensure_future(self.app._crashed.wait()),
+            self.engine.failed,
+            self._crash,
+        ]
+        done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in done:
+            end.result()
+        if self.app.crashed:
+            raise self.app.crash_reason or WorkerError("Faust stopped without a reason")
+
+    async def stop(self) -> None:
+        """Finish what is in work, commit, leave the group, close everything."""
+        for task in self._tasks:
+            task.cancel()
+        await self.app.stop()
+        await self.engine.stop()
+        await self.catalog_follower.stop()
+        await self.web.stop()
+        self._write_thread.shutdown(wait=True)
+        self.store.close_all()
+
+    def _accepts(self, intake: Intake) -> bool:
+        app = self.app
+        return app.consumer.flow_active and not app.rebalancing and intake.generation == app.consumer_generation_id
+
+    def _fail(self, error: BaseException) -> None:
+        if not self._crash.done():
+            self._crash.set_exception(error)
+
+    async def _topic_partitions(self) -> dict[str, int]:
+        admin = AIOKafkaAdminClient(**_client_arguments(self.settings.broker))
+        try:
+            await asyncio.wait_for(admin.start(), _START_TIMEOUT_S)
+            described = await admin.describe_topics(
+                [spec.name for spec in topic_specs(self.settings.topics, self.settings.worker.app_id)]
+            )
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise WorkerError(
+                f"no broker at {self.settings.broker.address} ({error}): start one with `headwater broker`,"
+                " or set HEADWATER_BROKER"
+            ) from None
+        finally:
+            await admin.close()
+        partitions = {topic["topic"]: len(topic["partitions"]) for topic in described if not topic["error_code"]}
+        errors = partition_errors(self.settings, partitions)
+        if errors:
+            raise WorkerError("; ".join(errors))
+        return partitions
+
+    async def _housekeeping(self) -> None:
+        while True:
+            await asyncio.sleep(limits.flush_interval_s)
+            await asyncio.get_running_loop().run_in_executor(self._write_thread, self.store.flush)
+            self.metrics.gauges["cached_users"] = len(self.states)
+            self.metrics.gauges["state_bytes"] = self.store.size_bytes()
+            self.metrics.gauges["misplaced_users"] = self.states.misplaced_users
+
+
+def _client_arguments(broker: BrokerSettings) -> dict[str, Any]:
+    password = broker.password()
+    return {
+        "bootstrap_servers": broker.address,
+        "security_protocol": broker.security_protocol,
+        "ssl_context": _ssl_context(broker),
+        "sasl_mechanism": broker.sasl_mechanism if "SASL" in broker.security_protocol else "PLAIN",
+        "sasl_plain_username": broker.sasl_username,
+        "sasl_plain_password": None if password is None else str(password),
+    }
+
+
+def _ssl_context(broker: BrokerSettings) -> ssl.SSLContext | None:
+    if "SSL" not in broker.security_protocol:
+        return None
+    context = ssl.create_default_context(cafile=broker.tls_ca_file)
+    if broker.tls_certificate_file is not None:
+        context.load_cert_chain(broker.tls_certificate_file, broker.tls_key_file)
+    return context
+
+
+def _credentials(broker: BrokerSettings) -> Any:
+    context = _ssl_context(broker)
+    if "SASL" in broker.security_protocol:
+        return faust.SASLCredentials(
+            username=broker.sasl_username,
+            password=str(broker.password() or ""),
+            ssl_context=context,
+            mechanism=broker.sasl_mechanism,
+        )
+    return None if context is None else faust.SSLCredentials(context)
+
+
+def _faust_app(settings: Settings) -> _App:
+    worker = settings.worker
+    app = _App(
+        worker.app_id,
+        broker=";".join(f"kafka://{address.strip()}" for address in settings.broker.address.split(",")),
+        broker_credentials=_credentials(settings.broker),
+        broker_commit_interval=worker.commit_interval_s,
+        broker_session_timeout=worker.session_timeout_s,
+        broker_heartbeat_interval=worker.session_timeout_s / 4,
+        broker_rebalance_timeout=limits.drain_max_s + worker.session_timeout_s,
+        consumer_auto_offset_reset="earliest",
+        datadir=str(Path(worker.data_dir).absolute()),
+        autodiscover=False,
+        producer_acks=-1,
+        producer_linger=0,
+        producer_max_batch_size=limits.produce_batch_bytes_max,
+        producer_max_request_size=4 * limits.produce_batch_bytes_max,
+        stream_buffer_maxsize=_STREAM_BUFFER_CHUNKS,
+        stream_recovery_delay=0.0,
+        table_standby_replicas=0,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        topic_partitions=settings.topics.partitions,
+        web_enabled=False,
+    )
+    app.fetch_wait_ms = worker.fetch_wait_ms
+    return app
+
+
+async def _serve(settings: Settings) -> None:
+    worker = Worker(settings)
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, worker.stopping.set)
+    starting = asyncio.create_task(worker.start(), name="headwater-start")
+    await asyncio.wait([starting, asyncio.ensure_future(worker.stopping.wait())], return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        raise WorkerError("stopped while starting")
+    starting.result()
+    await worker.wait()
+    await worker.stop()
+
+
+def run_worker(settings: Settings) -> int:
+    """Run one worker until SIGTERM or SIGINT; returns the exit status.
+
+    After an error the process ends here, at once: an orderly stop of what has failed could only wait, and
+    nothing needs it, since whatever was not settled was not acknowledged.
+    """
+    try:
+        asyncio.run(_serve(settings))
+    except (WorkerError, ModelError, StoreError, SettingsError) as error:
+        log.error("%s", error)
+    except Exception:
+        log.exception("the worker had to stop; nothing of the batch in work was acknowledged")
+    else:
+        return 0
+    logging.shutdown()
+    os._exit(1)

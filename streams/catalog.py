@@ -1,0 +1,94 @@
+"""The catalogue as the worker follows it: which items are withdrawn."""
+
+import asyncio
+import logging
+from collections import deque
+from typing import Any
+
+import msgspec
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from operators.interest import Encoder
+
+__all__ = ["Catalog", "CatalogFollower", "CatalogItem"]
+
+log = logging.getLogger(__name__)
+
+
+class CatalogItem(msgspec.Struct):
+    """The value of a record on the ``catalog`` topic; a tombstone withdraws the item."""
+
+    item_id: str
+    title: str | None = None
+    category: str | None = None
+    brand: str | None = None
+    available: bool = True
+
+
+_decode = msgspec.json.Decoder(CatalogItem).decode
+
+
+class Catalog:
+    """Withdrawn items. ``note`` runs on the event loop, ``apply`` and the reading in the engine's thread."""
+
+    def __init__(self) -> None:
+        self.withdrawn: set[str] = set()
+        self.malformed_count = 0
+        self._noted: deque[tuple[str, bool]] = deque()
+
+    def note(self, key: bytes | None, value: bytes | None) -> None:
+        """Take one record of the topic; a malformed one is counted and changes nothing."""
+        try:
+            if key is None:
+                raise ValueError("the record has no key")
+            item_id = key.decode()
+            available = False if value is None else _decode(value).available
+        except (ValueError, msgspec.DecodeError) as error:
+            self.malformed_count += 1
+            log.warning("catalog record with key %r is ignored: %s", key, error)
+            return
+        self._noted.append((item_id, available))
+
+    def apply(self, encoder: Encoder) -> None:
+        """Bring what was noted since the last call to ``withdrawn`` and to the encoder."""
+        while self._noted:
+            item_id, available = self._noted.popleft()
+            (self.withdrawn.discard if available else self.withdrawn.add)(item_id)
+            encoder.set_available(item_id, available)
+
+
+class CatalogFollower:
+    """Reads every partition of the topic from its beginning, and goes on; belongs to no group."""
+
+    def __init__(self, catalog: Catalog, consumer: AIOKafkaConsumer, topic: str, partitions: int) -> None:
+        self._catalog = catalog
+        self._consumer = consumer
+        self._partitions = [TopicPartition(topic, partition) for partition in range(partitions)]
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Return when everything that the topic held has been read."""
+        await self._consumer.start()
+        self._consumer.assign(self._partitions)
+        await self._consumer.seek_to_beginning(*self._partitions)
+        ends = await self._consumer.end_offsets(self._partitions)
+        while any([await self._consumer.position(tp) < ends[tp] for tp in self._partitions]):
+            await self._read(timeout_ms=1000)
+        self._task = asyncio.create_task(self._follow(), name="headwater-catalog")
+
+    async def stop(self) -> None:
+        """Leave the topic."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._consumer.stop()
+
+    async def _follow(self) -> None:
+        while True:
+            await self._read(timeout_ms=1000)
+
+    async def _read(self, timeout_ms: int) -> None:
+        read: dict[Any, list[Any]] = await self._consumer.getmany(timeout_ms=timeout_ms)
+        for records in read.values():
+            for record in records:
+                self._catalog.note(record.key, record.value)

@@ -1,0 +1,128 @@
+"""The order of settlement: changelog and output delivered, then one store write a partition, then the offsets.
+
+Whatever dies, and whenever: what is acknowledged is stored, what is stored is in the changelog, and what is in
+the changelog but not acknowledged is known by the fences when it comes again.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor
+from typing import Any, Final, NamedTuple
+
+from operators.process import DeadLetter, Effects
+from streams.dead_letters import headers_of
+from streams.store import StateStore
+
+__all__ = ["Checkpoint", "Settlement", "Targets"]
+
+_JSON_HEADERS: Final = [("content-type", b"application/json")]
+
+Outgoing = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
+
+
+class Targets(NamedTuple):
+    """Where a batch's effects go."""
+
+    changelog: str
+    recommendations: str
+    recommendations_partitions: int
+    dead_letter: str
+    dead_letter_partitions: int
+
+
+class Settlement(NamedTuple):
+    """One processed batch, to be made durable."""
+
+    effects: Effects
+    snapshots: list[tuple[int, bytes, bytes]]
+    """Partition, key and value of further records of the changelog."""
+    offsets: dict[Any, int]
+    """Source partition (Faust's TP) -> next offset, to be committed in the end."""
+
+
+class Checkpoint:
+    """Makes batches durable, one after the other."""
+
+    def __init__(
+        self,
+        producer: Callable[[], Any],
+        store: StateStore,
+        settle: Callable[[Any, int], None],
+        targets: Targets,
+        executor: Executor,
+    ) -> None:
+        self._producer = producer
+        self._store = store
+        self._settle = settle
+        self._targets = targets
+        self._executor = executor
+
+    async def settle(self, settlement: Settlement) -> None:
+        """Deliver, store, acknowledge; an error at any step leaves the offsets where they were.
+
+        Raises:
+            KafkaError: a record was not delivered.
+            Exception: whatever the store raises.
+        """
+        changes = _changes_by_partition(settlement)
+        changelog = {partition: [(key, value, []) for key, value in part] for partition, part in changes.items()}
+        delivered, _ = await asyncio.gather(
+            self._deliver(self._targets.changelog, changelog), self._deliver_output(settlement.effects)
+        )
+        await asyncio.get_running_loop().run_in_executor(self._executor, self._write, changes, delivered)
+        for tp, offset in settlement.offsets.items():
+            self._settle(tp, offset)
+
+    async def _deliver_output(self, effects: Effects) -> None:
+        targets = self._targets
+        lists: defaultdict[int, list[Outgoing]] = defaultdict(list)
+        for user, value in effects.lists:
+            lists[user.partition % targets.recommendations_partitions].append((user.key, value, _JSON_HEADERS))
+        dead: defaultdict[int, list[Outgoing]] = defaultdict(list)
+        for letter in effects.dead_letters:
+            dead[letter.partition % targets.dead_letter_partitions].append(_dead_letter(letter))
+        await asyncio.gather(self._deliver(targets.recommendations, lists), self._deliver(targets.dead_letter, dead))
+
+    async def _deliver(self, topic: str, outgoing: Mapping[int, Iterable[Outgoing]]) -> dict[int, int]:
+        """Send whole batches and wait for the broker's word; returns partition -> offset of the last record."""
+        sent = [
+            (partition, batch.record_count(), await self._producer().send_batch(batch, topic, partition=partition))
+            for partition, records in outgoing.items()
+            for batch in self._batches(records)
+        ]
+        last: dict[int, int] = {}
+        for partition, count, future in sent:
+            last[partition] = (await future).offset + count - 1
+        return last
+
+    def _batches(self, records: Iterable[Outgoing]) -> list[Any]:
+        producer = self._producer()
+        batches: list[Any] = []
+        for key, value, headers in records:
+            appended = batches[-1].append(key=key, value=value, timestamp=None, headers=headers) if batches else None
+            if appended is None:
+                batches.append(producer.create_batch())
+                appended = batches[-1].append(key=key, value=value, timestamp=None, headers=headers)
+                if appended is None:
+                    raise ValueError(f"a record of {len(value or b'')} bytes does not fit one produce batch")
+        for batch in batches:
+            batch.close()
+        return batches
+
+    def _write(self, changes: Mapping[int, list[tuple[bytes, bytes]]], delivered: Mapping[int, int]) -> None:
+        for partition, part in changes.items():
+            self._store.write(partition, part, delivered[partition])
+
+
+def _changes_by_partition(settlement: Settlement) -> dict[int, list[tuple[bytes, bytes]]]:
+    changes: defaultdict[int, list[tuple[bytes, bytes]]] = defaultdict(list)
+    for user, value in settlement.effects.puts:
+        changes[user.partition].append((user.key, value))
+    for partition, key, value in settlement.snapshots:
+        changes[partition].append((key, value))
+    return dict(changes)
+
+
+def _dead_letter(letter: DeadLetter) -> Outgoing:
+    return letter.record.key, letter.record.value, headers_of(letter)

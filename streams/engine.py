@@ -1,0 +1,206 @@
+"""The engine: gathers chunks of all partitions, runs them through the core as one batch, and settles them.
+
+Two batches are in work at most: one computes in its thread while the one before it is delivered and stored.
+An error in either ends the worker; nothing of the batch is acknowledged.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, NamedTuple
+
+from operators import limits
+from operators.interest import Encoder
+from operators.process import NO_EFFECTS, Batch, Chunk, Effects, decode_chunks, process_batch
+from operators.ranking import Policy
+from streams.catalog import Catalog
+from streams.checkpoint import Checkpoint, Settlement
+from streams.intake import Intake, IntakeQueue, Source
+from streams.metrics import Metrics
+from streams.states import POPULARITY_KEY, States
+
+__all__ = ["Engine"]
+
+
+_ALIGN_POLL_S: Final = 0.01
+
+
+class _Work(NamedTuple):
+    batch: Batch
+    effects: Effects
+    snapshots: list[tuple[int, bytes, bytes]]
+    seconds: dict[str, float]
+
+
+class Engine:
+    """Batches for the core. All methods run on the event loop; the core runs in the engine's own thread."""
+
+    def __init__(
+        self,
+        states: States,
+        encoder: Encoder,
+        catalog: Catalog,
+        checkpoint: Checkpoint,
+        metrics: Metrics,
+        policy: Policy,
+        topics: Sequence[str],
+        *,
+        source: Source,
+        accepts: Callable[[Intake], bool],
+        batch_events_max: int,
+    ) -> None:
+        self._states = states
+        self._encoder = encoder
+        self._catalog = catalog
+        self._checkpoint = checkpoint
+        self._metrics = metrics
+        self._policy = policy
+        self._topics = topics
+        self._accepts = accepts
+        self._batch_events_max = batch_events_max
+        self._thread = ThreadPoolExecutor(1, "headwater-core")
+        self._queue = IntakeQueue(source)
+        self._changed = asyncio.Condition()
+        self._in_work = 0
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Set to the exception that ended the engine."""
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to take batches."""
+        self._task = asyncio.create_task(self._run(), name="headwater-engine")
+
+    async def stop(self) -> None:
+        """Stop taking batches; what is in work is dropped, unacknowledged, unless ``drain`` came first."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    async def submit(self, intake: Intake) -> None:
+        """Queue a chunk; its source partition is paused while it has too much in the queue."""
+        async with self._changed:
+            self._queue.put(intake)
+            self._changed.notify_all()
+
+    async def drain(self) -> None:
+        """Drop what is queued, wait for what is in work, save popularity, and forget every cached state.
+
+        What is dropped was not acknowledged: its partition's next owner reads it again.
+
+        Raises:
+            TimeoutError: the work took longer than ``limits.drain_max_s``.
+        """
+        async with self._changed:
+            self._queue.clear()
+            await asyncio.wait_for(self._changed.wait_for(self._idle), limits.drain_max_s)
+            if not self.failed.done():
+                snapshots = _keyed(self._states.due_snapshots(events=1))
+                await self._checkpoint.settle(Settlement(NO_EFFECTS, snapshots, {}))
+            self._states.forget()
+
+    def _idle(self) -> bool:
+        return self._in_work == 0 or self.failed.done()
+
+    async def _run(self) -> None:
+        settlement: asyncio.Task[None] | None = None
+        try:
+            while not self.failed.done():
+                intakes = await self._gather()
+                work = await self._compute(intakes)
+                if settlement is not None:
+                    await settlement
+                if not self.failed.done():
+                    settlement = asyncio.create_task(self._settle(intakes, work), name="headwater-settlement")
+        except asyncio.CancelledError:
+            if settlement is not None:
+                settlement.cancel()
+            raise
+        except Exception as error:
+            await self._fail(error)
+
+    async def _fail(self, error: Exception) -> None:
+        if not self.failed.done():
+            self.failed.set_exception(error)
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _gather(self) -> list[Intake]:
+        """Wait for chunks, then take all that may go, up to a batch; nothing once the engine has failed."""
+        async with self._changed:
+            while True:
+                await self._changed.wait_for(lambda: bool(self._queue) or self.failed.done())
+                taken = self._queue.take(self._batch_events_max, self._topics)
+                intakes = [intake for intake in taken if self._accepts(intake)]
+                if intakes or self.failed.done():
+                    self._in_work += 1
+                    return intakes
+                if not taken:
+                    await self._wait_for_chunk()
+
+    async def _wait_for_chunk(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), _ALIGN_POLL_S)
+
+    async def _compute(self, intakes: Sequence[Intake]) -> _Work:
+        chunks = [intake.chunk for intake in intakes]
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._compute_in_thread, chunks)
+
+    def _compute_in_thread(self, chunks: Sequence[Chunk]) -> _Work:
+        clock = _Stages()
+        now_ms = time.time_ns() // 1_000_000
+        batch = decode_chunks(chunks, now_ms)
+        clock.mark("decode")
+        states = self._states.load(batch.users)
+        popularity = self._states.popularity({user.partition for user in batch.users})
+        self._catalog.apply(self._encoder)
+        clock.mark("load")
+        effects = process_batch(
+            batch,
+            states,
+            popularity,
+            self._encoder,
+            self._policy,
+            topics=self._topics,
+            withdrawn=self._catalog.withdrawn,
+            now_ms=now_ms,
+        )
+        clock.mark("process")
+        snapshots = _keyed(self._states.due_snapshots(limits.popularity_checkpoint_events))
+        return _Work(batch, effects, snapshots, clock.seconds)
+
+    async def _settle(self, intakes: Sequence[Intake], work: _Work) -> None:
+        started = time.perf_counter()
+        offsets: dict[Any, int] = {}
+        for intake in intakes:
+            following = intake.chunk.records[-1].offset + 1
+            offsets[intake.tp] = max(following, offsets.get(intake.tp, 0))
+        try:
+            await self._checkpoint.settle(Settlement(work.effects, work.snapshots, offsets))
+        except Exception as error:
+            await self._fail(error)
+            return
+        seconds = {**work.seconds, "settle": time.perf_counter() - started}
+        self._metrics.batch(work.effects.counts, len(work.effects.lists), seconds)
+        async with self._changed:
+            self._in_work -= 1
+            self._changed.notify_all()
+
+
+def _keyed(snapshots: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes, bytes]]:
+    return [(partition, POPULARITY_KEY, value) for partition, value in snapshots]
+
+
+class _Stages:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def mark(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = now - self._last
+        self._last = now

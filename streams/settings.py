@@ -1,0 +1,196 @@
+"""Settings: one TOML file plus ``HEADWATER_*`` environment overrides, checked on reading.
+
+``HEADWATER_BROKER`` is the broker's address; every other field is ``HEADWATER_<SECTION>_<FIELD>``,
+for instance ``HEADWATER_WORKER_DATA_DIR``. Secrets come from the environment or from a file that a
+``*_file`` field names; ``repr`` never shows them.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from operators import limits
+
+__all__ = [
+    "BrokerSettings",
+    "Secret",
+    "Settings",
+    "SettingsError",
+    "TopicSettings",
+    "WorkerSettings",
+    "default_model_dir",
+    "load_settings",
+]
+
+CONFIG_FILE_DEFAULT = "headwater.toml"
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Count = Annotated[int, Meta(ge=1)]
+
+
+class SettingsError(ValueError):
+    """A setting is missing, unknown or out of range; the message names it and its source."""
+
+
+class Secret(str):
+    """A string that does not show itself."""
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
+def default_model_dir() -> str:
+    """The artefact that ships with the package."""
+    return str(Path(__file__).resolve().parent.parent / "models" / "artefact")
+
+
+class BrokerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How to reach Kafka."""
+
+    address: str = "127.0.0.1:9092"
+    """``host:port``, several separated by commas."""
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    tls_ca_file: str | None = None
+    tls_certificate_file: str | None = None
+    tls_key_file: str | None = None
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    sasl_username: str | None = None
+    sasl_password: str | None = None
+    """From ``HEADWATER_BROKER_SASL_PASSWORD`` only; refused in a TOML file."""
+    sasl_password_file: str | None = None
+
+    def password(self) -> Secret | None:
+        """The SASL password from the environment or from ``sasl_password_file``."""
+        if self.sasl_password is not None:
+            return Secret(self.sasl_password)
+        if self.sasl_password_file is None:
+            return None
+        try:
+            return Secret(Path(self.sasl_password_file).read_text(encoding="utf-8").strip())
+        except OSError as error:
+            raise SettingsError(f"broker.sasl_password_file: cannot read it ({error.strerror})") from None
+
+
+class TopicSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Names and shape of the topics."""
+
+    view: str = "view"
+    click: str = "click"
+    purchase: str = "purchase"
+    catalog: str = "catalog"
+    recommendations: str = "recommendations"
+    dead_letter: str = "dead-letter"
+    partitions: Annotated[int, Meta(ge=1, le=1024)] = 8
+    """Of the event topics, the recommendations and the changelog; fixed once data has flowed."""
+    replication: Count = 1
+
+    @property
+    def events(self) -> tuple[str, str, str]:
+        """Event topics in the order of ``operators.interest.EVENT_TYPES``."""
+        return self.view, self.click, self.purchase
+
+
+class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One worker process."""
+
+    app_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "headwater"
+    """Consumer group, and prefix of the changelog topic."""
+    data_dir: str = ".headwater"
+    """Home of the state store; one directory per running worker."""
+    model_dir: str = msgspec.field(default_factory=default_model_dir)
+    provider: Literal["auto", "cpu", "cuda"] = "auto"
+    encoder_threads: Count = 1
+    list_items: Annotated[int, Meta(ge=1, le=limits.list_items_max)] = 10
+    seen_items: Literal["keep", "drop"] = "keep"
+    """Whether a list may hold items of the user's recent history (groceries: keep; news: drop)."""
+    explain: bool = True
+    """Fill ``because``; costs about a tenth of a list's time."""
+    variant: str = "default"
+    fetch_wait_ms: Annotated[int, Meta(ge=1, le=5_000)] = 100
+    """Longest time the broker holds an empty fetch; Apache Kafka answers at once when data comes."""
+    session_timeout_s: Annotated[float, Meta(ge=1)] = 10.0
+    commit_interval_s: Annotated[float, Meta(gt=0)] = 1.0
+    batch_events_max: Annotated[int, Meta(ge=1, le=limits.batch_events_max)] = limits.batch_events_max
+    cache_users_max: Annotated[int, Meta(ge=1)] = limits.cache_users_max
+    block_cache_mb: Annotated[int, Meta(ge=8)] = 128
+    """RocksDB block cache, shared by all partitions of the worker."""
+    write_buffer_mb: Annotated[int, Meta(ge=8)] = 64
+    """RocksDB memtables, all partitions together."""
+    web_host: str = "127.0.0.1"
+    web_port: Port = 6066
+    """Health and metrics; 0 switches the web server off."""
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Everything that can be set."""
+
+    broker: BrokerSettings = msgspec.field(default_factory=BrokerSettings)
+    topics: TopicSettings = msgspec.field(default_factory=TopicSettings)
+    worker: WorkerSettings = msgspec.field(default_factory=WorkerSettings)
+
+
+_SECTIONS: dict[str, type[msgspec.Struct]] = {
+    "broker": BrokerSettings,
+    "topics": TopicSettings,
+    "worker": WorkerSettings,
+}
+
+
+def _from_file(path: str | None) -> dict[str, dict[str, Any]]:
+    chosen = Path(path or CONFIG_FILE_DEFAULT)
+    if path is None and not chosen.exists():
+        return {}
+    try:
+        data = tomllib.loads(chosen.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{chosen}: cannot read the settings file ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{chosen}: not valid TOML ({error})") from None
+    if "sasl_password" in data.get("broker", {}):
+        raise SettingsError(
+            f"{chosen}: broker.sasl_password does not belong in a file that is shared;"
+            " use broker.sasl_password_file or HEADWATER_BROKER_SASL_PASSWORD"
+        )
+    return data
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    data: dict[str, dict[str, Any]] = {}
+    for section, struct in _SECTIONS.items():
+        for name in struct.__struct_fields__:
+            value = environ.get(f"HEADWATER_{section}_{name}".upper())
+            if value is not None:
+                data.setdefault(section, {})[name] = value
+    if "HEADWATER_BROKER" in environ:
+        data.setdefault("broker", {})["address"] = environ["HEADWATER_BROKER"]
+    return data
+
+
+def load_settings(
+    path: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Settings:
+    """Defaults, then the TOML file, then the environment, then ``overrides`` (section -> field -> value).
+
+    Without ``path``, ``headwater.toml`` of the working directory is read where it exists.
+
+    Raises:
+        SettingsError: a file that cannot be read, an unknown name, or a value out of range.
+    """
+    merged: dict[str, Any] = {}
+    sources = (_from_file(path), _from_environment(os.environ if environ is None else environ), overrides or {})
+    for source in sources:
+        for section, fields in source.items():
+            if not isinstance(fields, Mapping):
+                raise SettingsError(f"settings: {section!r} is not a section (one of {', '.join(_SECTIONS)})")
+            merged.setdefault(section, {}).update(fields)
+    try:
+        return msgspec.convert(merged, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"settings: {error}") from None

@@ -1,0 +1,102 @@
+"""Decoded user states between the store and the core: a bounded cache that is read through in batches."""
+
+import logging
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from operators import limits, state
+from operators.candidates.popularity import Popularity
+from operators.partition import partition_of
+from operators.process import UserKey
+from operators.state import UserState
+from streams.store import StateStore
+
+__all__ = ["POPULARITY_KEY", "States"]
+
+POPULARITY_KEY: Final = b"\x00popularity"
+"""Key of a partition's popularity snapshot; ids hold no control character, so no user has this key."""
+
+log = logging.getLogger(__name__)
+
+
+class States:
+    """User states and popularity of the open partitions. One thread uses it at a time.
+
+    The cache never drops a user whose batch may still be in settlement: it drops the least recently used, and
+    it holds more users than the batches in work can touch.
+    """
+
+    def __init__(self, store: StateStore, partitions: int, cache_users_max: int) -> None:
+        self._store = store
+        self._partitions = partitions
+        self._cache: OrderedDict[UserKey, UserState] = OrderedDict()
+        self._cache_users_max = max(cache_users_max, 4 * limits.batch_events_max)
+        self._popularity: dict[int, Popularity] = {}
+        self._snapshot_events: dict[int, int] = {}
+        self.misplaced_users = 0
+        """New users whose partition is not the one that Kafka's default partitioner gives."""
+
+    def __len__(self) -> int:
+        return len(self._cache)
+
+    def load(self, users: Iterable[UserKey]) -> dict[UserKey, UserState]:
+        """The state of every user, a fresh one for a new user."""
+        loaded: dict[UserKey, UserState] = {}
+        missing: defaultdict[int, list[UserKey]] = defaultdict(list)
+        for user in users:
+            cached = self._cache.get(user)
+            if cached is None:
+                missing[user.partition].append(user)
+            else:
+                self._cache.move_to_end(user)
+                loaded[user] = cached
+        for partition, of_partition in missing.items():
+            values = self._store.load(partition, [user.key for user in of_partition])
+            for user, value in zip(of_partition, values, strict=True):
+                found = self._new_user(user) if value is None else state.decode(value)
+                self._cache[user] = loaded[user] = found
+        while len(self._cache) > self._cache_users_max:
+            self._cache.popitem(last=False)
+        return loaded
+
+    def popularity(self, partitions: Iterable[int]) -> Mapping[int, Popularity]:
+        """Popularity by partition, restored from the store where the cache has none."""
+        for partition in partitions:
+            if partition not in self._popularity:
+                value = self._store.get(partition, POPULARITY_KEY)
+                restored = Popularity() if value is None else Popularity.restore(value)
+                self._popularity[partition] = restored
+                self._snapshot_events[partition] = restored.events
+        return self._popularity
+
+    def due_snapshots(self, events: int) -> list[tuple[int, bytes]]:
+        """Popularity of the partitions that have moved by at least ``events`` since the last snapshot."""
+        due: list[tuple[int, bytes]] = []
+        for partition, popularity in self._popularity.items():
+            if popularity.events - self._snapshot_events[partition] >= events:
+                self._snapshot_events[partition] = popularity.events
+                due.append((partition, popularity.snapshot()))
+        return due
+
+    def forget(self) -> None:
+        """Drop everything that is not in the store; for a rebalance, when nothing is in work."""
+        self._cache.clear()
+        self._popularity.clear()
+        self._snapshot_events.clear()
+
+    def _new_user(self, user: UserKey) -> UserState:
+        expected = partition_of(user.key, self._partitions)
+        if expected != user.partition:
+            self.misplaced_users += 1
+            if self.misplaced_users == 1:
+                log.warning(
+                    "user %r came on partition %d, but Kafka's default partitioner (murmur2) puts it on %d: a producer"
+                    " uses another one (librdkafka's default is one). Its events are processed, but a user whose"
+                    " events come on several partitions has several states. Set partitioner=murmur2_random there;"
+                    " `headwater doctor` shows the topics concerned",
+                    user.key.decode(errors="replace"),
+                    user.partition,
+                    expected,
+                )
+        return UserState()

@@ -1,0 +1,132 @@
+"""The state store: one RocksDB a partition, all under one bound of memory.
+
+A database is at every moment a prefix of its partition's changelog: values and the offset of the last applied
+changelog record go in one WriteBatch. The write-ahead log is off. What a crash takes from the memtables the
+changelog gives back, and a periodic flush bounds how much that is.
+"""
+
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from rocksdict import BlockBasedOptions, Cache, Options, Rdict, WriteBatch, WriteBufferManager, WriteOptions
+
+__all__ = ["OFFSET_KEY", "StateStore", "StoreError"]
+
+OFFSET_KEY: Final = b"\x00offset"
+"""Holds the offset of the last applied changelog record; ids hold no control character, so no user has this key."""
+
+_MB: Final = 1024 * 1024
+_OPEN_FILES_MAX: Final = 256
+
+
+class StoreError(RuntimeError):
+    """A store that cannot be opened, read or written; the message says which and what to do."""
+
+
+class StateStore:
+    """Bytes by partition and key. Reads may run in one thread while writes run in another."""
+
+    def __init__(self, directory: Path, *, block_cache_mb: int, write_buffer_mb: int) -> None:
+        self.directory = directory
+        # Memtables count against the block cache: the two together stay within the sum of both settings.
+        self._cache = Cache((block_cache_mb + write_buffer_mb) * _MB)
+        self._buffers = WriteBufferManager.new_write_buffer_manager_with_cache(
+            write_buffer_mb * _MB, False, self._cache
+        )
+        self._write_buffer_bytes = write_buffer_mb * _MB
+        self._databases: dict[int, Rdict] = {}
+        self._write_options = WriteOptions()
+        self._write_options.disable_wal = True
+
+    @property
+    def partitions(self) -> frozenset[int]:
+        """Partitions that are open."""
+        return frozenset(self._databases)
+
+    def open(self, partition: int) -> None:
+        """Open a partition's database, made where there is none; an open one stays as it is."""
+        if partition in self._databases:
+            return
+        path = self.directory / f"{partition}"
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._databases[partition] = Rdict(str(path), self._options())
+        except OSError as error:
+            raise StoreError(f"state directory {self.directory}: {error.strerror}") from None
+        except Exception as error:
+            raise StoreError(
+                f"state of partition {partition} in {path} cannot be opened: {error}. If another worker runs on"
+                " this directory give each its own worker.data_dir; if the files are damaged delete"
+                f" {path}: it is restored from the changelog"
+            ) from None
+
+    def close(self, partition: int) -> None:
+        """Flush and close a partition's database; one that is not open is left alone."""
+        database = self._databases.pop(partition, None)
+        if database is not None:
+            database.flush()
+            database.close()
+
+    def close_all(self) -> None:
+        """Flush and close every database."""
+        for partition in list(self._databases):
+            self.close(partition)
+
+    def destroy(self, partition: int) -> None:
+        """Remove a closed partition's files."""
+        shutil.rmtree(self.directory / f"{partition}", ignore_errors=True)
+
+    def load(self, partition: int, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of ``keys``, None where there is none."""
+        return self._database(partition).get(list(keys))
+
+    def get(self, partition: int, key: bytes) -> bytes | None:
+        """The value of one key."""
+        return self._database(partition).get(key)
+
+    def offset(self, partition: int) -> int | None:
+        """Offset of the last changelog record in the database, None for an empty one."""
+        value = self._database(partition).get(OFFSET_KEY)
+        return None if value is None else int.from_bytes(value, "little", signed=True)
+
+    def write(self, partition: int, changes: Iterable[tuple[bytes, bytes | None]], offset: int) -> None:
+        """Apply changes (None deletes) and the changelog offset in one atomic WriteBatch."""
+        batch = WriteBatch(raw_mode=True)
+        for key, value in changes:
+            if value is None:
+                batch.delete(key)
+            else:
+                batch.put(key, value)
+        batch.put(OFFSET_KEY, offset.to_bytes(8, "little", signed=True))
+        self._database(partition).write(batch, self._write_options)
+
+    def flush(self) -> None:
+        """Write the memtables of every partition to disk: the tail to restore after a crash starts anew."""
+        for database in list(self._databases.values()):
+            database.flush()
+
+    def size_bytes(self) -> int:
+        """Bytes on disk."""
+        return sum(file.stat().st_size for file in self.directory.rglob("*") if file.is_file())
+
+    def _database(self, partition: int) -> Rdict:
+        try:
+            return self._databases[partition]
+        except KeyError:
+            raise StoreError(f"partition {partition} is not open in {self.directory}") from None
+
+    def _options(self) -> Options:
+        blocks = BlockBasedOptions()
+        blocks.set_block_cache(self._cache)
+        blocks.set_cache_index_and_filter_blocks(True)
+        blocks.set_bloom_filter(10, False)
+        options = Options(raw_mode=True)
+        options.create_if_missing(True)
+        options.set_block_based_table_factory(blocks)
+        options.set_write_buffer_manager(self._buffers)
+        options.set_write_buffer_size(max(self._write_buffer_bytes // 4, _MB))
+        options.set_max_open_files(_OPEN_FILES_MAX)
+        options.set_keep_log_file_num(2)
+        return options

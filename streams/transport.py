@@ -1,0 +1,210 @@
+"""Faust's Kafka transport, changed so that no event is lost and a fetched list of records travels as one event.
+
+Every change to Faust's consumer lives here; each names what it replaces (faust-streaming 0.15.3, aiokafka 0.14).
+
+- One Faust message is a *chunk*: consecutive records of one partition. Faust's path of four asyncio tasks
+  and a dozen calls is then paid per chunk (transport/consumer.py, ``getmany`` and ``_drain_messages``).
+- Only ``settle`` moves the offset that is committed. Faust acknowledges a message whose stream was skipped
+  during a rebalance, or whose agent raised (streams.py, ``_py_aiter``: ``do_ack or value is skipped_value``),
+  and then commits past an event that nobody processed.
+- A partition without a committed offset is read from its beginning after a rebalance. Faust leaves it where
+  the fetcher stood (aiokafka ``seek_to_committed`` seeks only where there is a commit), behind whatever a
+  cleared queue held.
+- The longest fetch wait is a setting (drivers/aiokafka.py hard-codes ``fetch_max_wait_ms=1500``).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.structs import TopicPartition
+from faust.serializers.schemas import Schema
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+from faust.types.tuples import ConsumerMessage, Message
+
+from operators import limits
+
+__all__ = ["ChunkConsumer", "ChunkSchema", "ChunkTransport", "Drain"]
+
+_HIGHWATER_WAIT_S = 3.0
+
+
+class Drain(Protocol):
+    """Whoever has chunks in work."""
+
+    async def drain(self) -> None:
+        """Return when no chunk is in work; chunks that are not yet in work may be dropped."""
+        ...
+
+
+class ChunkSchema(Schema):  # type: ignore[type-arg]  # Faust's generic parameters have no defaults
+    """Hands keys and values on as they are: a chunk is decoded by the core."""
+
+    def loads_key(self, app: Any, message: Message, **_: Any) -> Any:
+        return message.key
+
+    def loads_value(self, app: Any, message: Message, **_: Any) -> Any:
+        return message.value
+
+
+class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
+    """The thread that owns the aiokafka consumer."""
+
+    fetch_wait_ms = 100
+
+    def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._fetch_max_wait_ms = self.fetch_wait_ms
+        return consumer
+
+    def is_behind(self, tp: TP) -> bool:
+        """Whether the last fetch response told of records that were not handed out yet."""
+        assignment = self._ensure_consumer()._subscription.subscription.assignment
+        state = assignment.state_value(TopicPartition(*tp)) if assignment is not None else None
+        if state is None or state.highwater is None or not state.has_valid_position:
+            return False
+        return state.highwater > state.position
+
+    async def _highwaters(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
+        """End offsets; where a fetch has seen more, that.
+
+        The embedded broker answers ListOffsets(latest) with the base offset of the last batch + 1, so that a
+        restore would stop short; the high watermark in its fetch responses is right.
+        """
+        wanted = list(partitions)
+        ends = dict(await super()._highwaters(wanted))
+        consumer = self._ensure_consumer()
+        deadline = asyncio.get_running_loop().time() + _HIGHWATER_WAIT_S
+        for tp in wanted:
+            fetched = consumer.highwater(TopicPartition(*tp))
+            while fetched is None and asyncio.get_running_loop().time() < deadline:
+                await asyncio.sleep(0.01)
+                fetched = consumer.highwater(TopicPartition(*tp))
+            ends[tp] = max(ends[tp] or 0, fetched or 0)
+        return ends
+
+
+class ChunkConsumer(driver.Consumer):
+    """Faust's consumer with chunks for messages and settlement for acknowledgement."""
+
+    _thread: ChunkConsumerThread
+
+    chunk_records_max = limits.chunk_records_max
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._settled: dict[TP, int] = {}
+        self._handed_on: dict[TP, int] = {}
+        self._drain: Drain | None = None
+
+    def _new_consumer_thread(self) -> ChunkConsumerThread:
+        thread = ChunkConsumerThread(self, loop=self.loop, beacon=self.beacon)
+        thread.fetch_wait_ms = self.transport.fetch_wait_ms  # type: ignore[attr-defined]
+        return thread
+
+    def on_revoke_drain(self, drain: Drain) -> None:
+        """Ask ``drain`` before partitions go and before the consumer stops."""
+        self._drain = drain
+
+    # -- records in: Consumer.getmany yields one message per record
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
+        generation = self.app.consumer_generation_id
+        records, active = await self._wait_next_records(timeout)
+        if not records or self.should_stop:
+            return
+        self._handed_on.update({TP(tp.topic, tp.partition): part[-1].offset for tp, part in records.items()})
+        for tp, slice_ in _round_robin(records, self.chunk_records_max):
+            if not self.flow_active or self.app.consumer_generation_id != generation:
+                return
+            if active is None or tp in active or tp in self._buffered_partitions:
+                yield tp, self._chunk_message(tp, slice_)
+
+    def _chunk_message(self, tp: TP, records: Sequence[Any]) -> Message:
+        last = records[-1]
+        return ConsumerMessage(
+            tp.topic,
+            tp.partition,
+            last.offset,
+            last.timestamp / 1000.0,
+            last.timestamp_type,
+            [],
+            None,
+            records,  # type: ignore[arg-type]  # a chunk stands where Faust has one record's bytes
+            None,
+            0,
+            0,
+            tp,
+            generation_id=self.app.consumer_generation_id,
+        )
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        """Every chunk would be a gap to Faust's bookkeeping of single offsets; ``settle`` replaces it."""
+
+    # -- the engine's view of a source partition (streams.intake.Source)
+    def has_more(self, tp: TP, received_offset: int) -> bool:
+        """Whether records beyond ``received_offset`` are handed on already, or known to be at the broker."""
+        return self._handed_on.get(tp, -1) > received_offset or self._thread.is_behind(tp)
+
+    def pause(self, tp: TP) -> None:
+        """Fetch nothing more of ``tp``."""
+        self.on_buffer_full(tp)
+
+    def resume(self, tp: TP) -> None:
+        """Fetch ``tp`` again."""
+        self.on_buffer_drop(tp)
+
+    # -- offsets out: Consumer.ack and Consumer._new_offset
+    def settle(self, tp: TP, next_offset: int) -> None:
+        """Everything of ``tp`` below ``next_offset`` is processed, delivered and stored: it may be committed."""
+        self._settled[tp] = max(next_offset, self._settled.get(tp, 0))
+
+    def ack(self, message: Message) -> bool:
+        message.acked = True
+        self._unacked_messages.discard(message)
+        return True
+
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> Any:
+        return [tp for tp in self._settled if topics is None or tp in topics or tp.topic in topics]
+
+    def _new_offset(self, tp: TP) -> int | None:
+        return self._settled.get(tp)
+
+    async def wait_empty(self) -> None:
+        """Let the engine finish what it has in work, then commit; Faust waits for acknowledgements here."""
+        if self._drain is not None:
+            await self._drain.drain()
+        await self.commit_and_end_transactions()
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        # Rebalancing is eager: all partitions go, so their offsets must be committed before they do.
+        await super().on_partitions_revoked(revoked)
+        self._handed_on.clear()
+        for tp in revoked:
+            self._settled.pop(tp, None)
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        committed = await super().seek_to_committed()
+        fresh = [tp for tp, offset in committed.items() if not offset and not self._is_changelog_tp(TP(*tp))]
+        if fresh:
+            await self._thread.seek_to_beginning(*(TopicPartition(*tp) for tp in fresh))
+        return committed
+
+
+def _round_robin(records: Mapping[Any, Sequence[Any]], size: int) -> list[tuple[TP, Sequence[Any]]]:
+    """Slices of at most ``size`` records, the partitions taking turns: none waits for another's backlog."""
+    slices: list[tuple[TP, Sequence[Any]]] = []
+    longest = max(len(of_partition) for of_partition in records.values())
+    for start in range(0, longest, size):
+        for tp, of_partition in records.items():
+            if start < len(of_partition):
+                slices.append((TP(tp.topic, tp.partition), of_partition[start : start + size]))
+    return slices
+
+
+class ChunkTransport(driver.Transport):
+    """Faust's aiokafka transport with the consumer above."""
+
+    Consumer = ChunkConsumer
+    fetch_wait_ms = 100
