@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from datetime import datetime
 from hashlib import blake2b
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, cast
 
 import msgspec
 
@@ -35,8 +35,10 @@ CONTENT_TYPES: Final = {
     b"application/vnd.msgpack": "msgpack",
 }
 
+_ID_NAMES: Final = ("user_id", "item_id", "event_id", "session_id")
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f]")
-_BRACKETS: Final = (b"{", b"[")
+# Bytes that open a container: brackets of JSON; fixmap, fixarray, array and map of msgpack.
+_OPENERS: Final = {"json": b"{[", "msgpack": bytes((*range(0x80, 0xA0), *range(0xDC, 0xE0)))}
 
 
 class Event(msgspec.Struct, gc=False):
@@ -65,7 +67,7 @@ class _Wire(msgspec.Struct, gc=False):
     event_id: str | None = None
     session_id: str | None = None
     value: float | None = None
-    context: msgspec.Raw | None = None
+    # `context` and fields that are not named here are free-form: skipped, only their depth is checked.
 
 
 _decoders: Final = {
@@ -118,10 +120,8 @@ def decode(
         return envelope
     try:
         wire = _decoders[envelope.format](value)
-        if wire.context is not None or envelope.format == "json":
-            problem = _depth_problem(wire, value, envelope.format)
-            if problem is not None:
-                return problem
+        if _too_deep(value, envelope.format):
+            return Rejected("too_deep", f"nested deeper than {limits.context_depth_max}")
     except msgspec.ValidationError as error:
         return Rejected("schema", str(error))
     except RecursionError:
@@ -159,28 +159,26 @@ def _rfc3339_ms(text: str) -> int:
     return int(moment.timestamp() * 1000)
 
 
-def _depth_problem(wire: _Wire, value: bytes, fmt: str) -> Rejected | None:
-    # The count of opening brackets bounds the depth of JSON; only a suspicious value is decoded a second time.
-    if fmt == "json" and sum(map(value.count, _BRACKETS)) <= limits.context_depth_max:
-        return None
-    raw: Any = wire.context if fmt == "msgpack" else value
-    if _depth(_any_decoders[fmt](raw)) > limits.context_depth_max:
-        return Rejected("too_deep", f"nested deeper than {limits.context_depth_max}")
-    return None
+def _too_deep(value: bytes, fmt: str) -> bool:
+    # The count of opening bytes bounds the depth; only a suspicious value is decoded a second time.
+    if len(value) - len(value.translate(None, _OPENERS[fmt])) <= limits.context_depth_max:
+        return False
+    return _depth(_any_decoders[fmt](value)) > limits.context_depth_max
 
 
 def _depth(root: Any) -> int:
-    depth, level = 0, [root]
+    depth = 0
+    level: list[Any] = [root]
     while level:
         depth += 1
-        following: list[Any] = []
-        for node in level:
-            if isinstance(node, dict):
-                following.extend(v for v in node.values() if isinstance(v, (dict, list)))
-            elif isinstance(node, list):
-                following.extend(v for v in node if isinstance(v, (dict, list)))
-        level = following
+        level = [child for node in level for child in _children(node) if isinstance(child, (dict, list))]
     return depth
+
+
+def _children(node: Any) -> Iterable[Any]:
+    if isinstance(node, dict):
+        return cast(dict[Any, Any], node).values()
+    return cast(list[Any], node) if isinstance(node, list) else ()
 
 
 def _check(
@@ -196,7 +194,8 @@ def _check(
         return Rejected("future", f"timestamp {timestamp_ms} is {timestamp_ms - now_ms} ms ahead of the worker's clock")
     if wire.value is not None and not (math.isfinite(wire.value) and abs(wire.value) <= limits.value_max):
         return Rejected("non_finite", f"value {wire.value} is not a finite number within {limits.value_max:g}")
-    for name, text in (("user_id", wire.user_id), ("item_id", wire.item_id), ("event_id", event_id)):
+    ids = (wire.user_id, wire.item_id, event_id, wire.session_id)
+    for name, text in zip(_ID_NAMES, ids, strict=True):
         problem = None if text is None else _id_problem(text)
         if problem is not None:
             return Rejected("bad_id", f"{name} {problem}")

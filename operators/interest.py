@@ -70,7 +70,7 @@ class Encoder(Protocol):
     def top_k(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Exact k best available items: vectors (B, D) -> scores (B, k) descending, rows (B, k).
 
-        Withdrawn items and ``OUT_OF_VOCABULARY`` score -inf. k is at most the number of rows.
+        Withdrawn items and ``OUT_OF_VOCABULARY`` score -inf. A k beyond the number of rows gives all rows.
         """
         ...
 

@@ -122,9 +122,9 @@ def _without_seen(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     # Asking for `history_events_max` more than a list holds leaves `count` unseen ones whatever was seen.
     seen = [{encoder.row_of(item) for item in state.history_items} for state in states]
-    places = np.empty((len(states), count), np.int64)
-    for n, candidates in enumerate(rows.tolist()):
-        places[n] = [place for place, row in enumerate(candidates) if row not in seen[n]][:count]
+    known = [[row in seen[n] for row in candidates] for n, candidates in enumerate(rows.tolist())]
+    scores = np.where(known, np.float32(-np.inf), scores)
+    places = np.argsort(-scores, axis=1, kind="stable")[:, :count]
     return np.take_along_axis(scores, places, 1), np.take_along_axis(rows, places, 1)
 
 

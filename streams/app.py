@@ -5,16 +5,17 @@ import logging
 import os
 import signal
 import ssl
+import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import faust
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
-from yarl import URL
+from faust.exceptions import ConsistencyError
 
 from models.errors import ModelError
 from models.runtime import OnnxEncoder
@@ -31,7 +32,7 @@ from streams.states import States
 from streams.store import StateStore, StoreError
 from streams.table import UserTable
 from streams.topics import changelog_topic, partition_errors, topic_specs
-from streams.transport import ChunkTransport
+from streams.transport import BatchProducer, ChunkConsumer, ChunkTransport
 from streams.web import WebServer
 
 __all__ = ["Worker", "WorkerError", "run_worker"]
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 
 _STREAM_BUFFER_CHUNKS = 16
 _START_TIMEOUT_S = 60.0
+_REQUEST_TIMEOUT_S = 60.0
 
 
 class WorkerError(RuntimeError):
@@ -51,10 +53,27 @@ class _App(faust.App):
 
     fetch_wait_ms = 100
 
-    def _new_transport(self) -> Any:
-        transport = ChunkTransport([URL(url) for url in self.conf.broker_consumer], self)
+    def _new_transport(self) -> ChunkTransport:
+        transport = ChunkTransport(self.conf.broker_consumer, self)
         transport.fetch_wait_ms = self.fetch_wait_ms
         return transport
+
+    def _new_producer_transport(self) -> ChunkTransport:
+        return ChunkTransport(self.conf.broker_producer, self)
+
+    @property
+    def chunk_consumer(self) -> ChunkConsumer:
+        """The consumer, as what it is."""
+        return cast(ChunkConsumer, self.consumer)
+
+    @property
+    def batch_producer(self) -> AIOKafkaProducer:
+        """The client of the producer."""
+        return cast(BatchProducer, self.producer).client
+
+    async def wait_for_crash(self) -> None:
+        """Return when a service of the app has crashed."""
+        await self._crashed.wait()
 
 
 class Worker:
@@ -95,11 +114,17 @@ class Worker:
         self.engine = self._new_engine(encoder, catalog, partitions)
         event_types = {topic: event_type for event_type, topic in enumerate(settings.topics.events)}
         add_agent(self.app, self.engine, event_types)
-        self.app.consumer.on_revoke_drain(self.engine)
+        self.app.chunk_consumer.on_revoke_drain(self.engine)
         self.web = WebServer(worker.web_host, worker.web_port, self.metrics, self.is_ready)
-        await self.web.start()
+        try:
+            await self.web.start()
+        except OSError as error:
+            raise WorkerError(
+                f"health and metrics cannot be served on {worker.web_host}:{worker.web_port} ({error.strerror}):"
+                " set worker.web_port to a free port, or to 0 for none"
+            ) from None
         self.engine.start()
-        await self.app.start()
+        await self._until_ended(asyncio.ensure_future(self.app.start()))
         self._tasks = [asyncio.create_task(self._housekeeping(), name="headwater-housekeeping")]
 
     def _new_engine(self, encoder: OnnxEncoder, catalog: Catalog, partitions: Mapping[str, int]) -> Engine:
@@ -112,9 +137,9 @@ class Worker:
             partitions[topics.dead_letter],
         )
         checkpoint = Checkpoint(
-            self.app.producer._ensure_producer,
+            lambda: self.app.batch_producer,
             self.store,
-            self.app.consumer.settle,
+            self.app.chunk_consumer.settle,
             targets,
             self._write_thread,
         )
@@ -132,14 +157,14 @@ class Worker:
             self.metrics,
             policy,
             topics.events,
-            source=self.app.consumer,
+            source=self.app.chunk_consumer,
             accepts=self._accepts,
             batch_events_max=worker.batch_events_max,
         )
 
     def is_ready(self) -> bool:
         """Whether events are being processed."""
-        return not self.app.rebalancing and self.app.consumer.flow_active and bool(self.store.partitions)
+        return not self.app.rebalancing and self.app.chunk_consumer.flow_active and bool(self.store.partitions)
 
     async def wait(self) -> None:
         """Return when ``stopping`` is set.
@@ -147,17 +172,18 @@ class Worker:
         Raises:
             Exception: whatever ended the engine, the table or Faust.
         """
-        ends: list[asyncio.Future[Any]] = [
-            asyncio.ensure_future(self.stopping.wait()),
-            asyncio.ensure_future(self.app._crashed.wait()),
-            self.engine.failed,
-            self._crash,
-        ]
+        await self._until_ended(asyncio.ensure_future(self.stopping.wait()))
+
+    async def _until_ended(self, awaited: "asyncio.Future[Any]") -> None:
+        """Return when ``awaited`` is done; raise what ends the worker before that."""
+        crash = asyncio.ensure_future(self.app.wait_for_crash())
+        ends: list[asyncio.Future[Any]] = [awaited, crash, self.engine.failed, self._crash]
         done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        crash.cancel()
         for end in done:
             end.result()
         if self.app.crashed:
-            raise self.app.crash_reason or WorkerError("Faust stopped without a reason")
+            raise _explained(self.app.crash_reason, self.store)
 
     async def stop(self) -> None:
         """Finish what is in work, commit, leave the group, close everything."""
@@ -172,7 +198,9 @@ class Worker:
 
     def _accepts(self, intake: Intake) -> bool:
         app = self.app
-        return app.consumer.flow_active and not app.rebalancing and intake.generation == app.consumer_generation_id
+        return (
+            app.chunk_consumer.flow_active and not app.rebalancing and intake.generation == app.consumer_generation_id
+        )
 
     def _fail(self, error: BaseException) -> None:
         if not self._crash.done():
@@ -205,6 +233,15 @@ class Worker:
             self.metrics.gauges["cached_users"] = len(self.states)
             self.metrics.gauges["state_bytes"] = self.store.size_bytes()
             self.metrics.gauges["misplaced_users"] = self.states.misplaced_users
+
+
+def _explained(reason: BaseException | None, store: StateStore) -> BaseException:
+    if isinstance(reason, ConsistencyError):
+        return WorkerError(
+            f"the state in {store.directory} is ahead of its changelog: the topics were deleted or made anew, or the"
+            f" directory belongs to another cluster. Delete {store.directory} to restore from the changelog"
+        )
+    return reason or WorkerError("Faust stopped without a reason")
 
 
 def _client_arguments(broker: BrokerSettings) -> dict[str, Any]:
@@ -256,6 +293,7 @@ def _faust_app(settings: Settings) -> _App:
         producer_acks=-1,
         producer_linger=0,
         producer_max_batch_size=limits.produce_batch_bytes_max,
+        producer_request_timeout=_REQUEST_TIMEOUT_S,
         producer_max_request_size=4 * limits.produce_batch_bytes_max,
         stream_buffer_maxsize=_STREAM_BUFFER_CHUNKS,
         stream_recovery_delay=0.0,
@@ -275,7 +313,8 @@ async def _serve(settings: Settings) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, worker.stopping.set)
     starting = asyncio.create_task(worker.start(), name="headwater-start")
-    await asyncio.wait([starting, asyncio.ensure_future(worker.stopping.wait())], return_when=asyncio.FIRST_COMPLETED)
+    stopped_early = asyncio.create_task(worker.stopping.wait())
+    await asyncio.wait([starting, stopped_early], return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
         raise WorkerError("stopped while starting")
     starting.result()
@@ -283,19 +322,26 @@ async def _serve(settings: Settings) -> None:
     await worker.stop()
 
 
-def run_worker(settings: Settings) -> int:
-    """Run one worker until SIGTERM or SIGINT; returns the exit status.
+async def _serve_or_exit(settings: Settings) -> None:
+    """Serve; after an error end the process here, at once.
 
-    After an error the process ends here, at once: an orderly stop of what has failed could only wait, and
-    nothing needs it, since whatever was not settled was not acknowledged.
+    An orderly stop of what has failed could only wait, as Faust's services do for each other, and nothing needs
+    it: whatever was not settled was not acknowledged.
     """
     try:
-        asyncio.run(_serve(settings))
+        await _serve(settings)
     except (WorkerError, ModelError, StoreError, SettingsError) as error:
         log.error("%s", error)
     except Exception:
         log.exception("the worker had to stop; nothing of the batch in work was acknowledged")
     else:
-        return 0
+        return
     logging.shutdown()
+    sys.stderr.flush()
     os._exit(1)
+
+
+def run_worker(settings: Settings) -> int:
+    """Run one worker until SIGTERM or SIGINT; returns the exit status, or exits with 1 after an error."""
+    asyncio.run(_serve_or_exit(settings))
+    return 0

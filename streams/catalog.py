@@ -6,7 +6,7 @@ from collections import deque
 from typing import Any
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 
 from operators.interest import Encoder
 
@@ -60,7 +60,8 @@ class Catalog:
 class CatalogFollower:
     """Reads every partition of the topic from its beginning, and goes on; belongs to no group."""
 
-    def __init__(self, catalog: Catalog, consumer: AIOKafkaConsumer, topic: str, partitions: int) -> None:
+    def __init__(self, catalog: Catalog, consumer: Any, topic: str, partitions: int) -> None:
+        """``consumer`` is an AIOKafkaConsumer of no topic and no group, not yet started."""
         self._catalog = catalog
         self._consumer = consumer
         self._partitions = [TopicPartition(topic, partition) for partition in range(partitions)]

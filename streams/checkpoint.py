@@ -66,7 +66,9 @@ class Checkpoint:
             Exception: whatever the store raises.
         """
         changes = _changes_by_partition(settlement)
-        changelog = {partition: [(key, value, []) for key, value in part] for partition, part in changes.items()}
+        changelog: dict[int, list[Outgoing]] = {
+            partition: [(key, value, []) for key, value in part] for partition, part in changes.items()
+        }
         delivered, _ = await asyncio.gather(
             self._deliver(self._targets.changelog, changelog), self._deliver_output(settlement.effects)
         )

@@ -174,7 +174,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
 def load_settings(
     path: str | None = None,
     environ: Mapping[str, str] | None = None,
-    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> Settings:
     """Defaults, then the TOML file, then the environment, then ``overrides`` (section -> field -> value).
 

@@ -8,7 +8,7 @@ changelog gives back, and a periodic flush bounds how much that is.
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from rocksdict import BlockBasedOptions, Cache, Options, Rdict, WriteBatch, WriteBufferManager, WriteOptions
 
@@ -38,7 +38,7 @@ class StateStore:
         self._write_buffer_bytes = write_buffer_mb * _MB
         self._databases: dict[int, Rdict] = {}
         self._write_options = WriteOptions()
-        self._write_options.disable_wal = True
+        self._write_options.disable_wal = True  # pyright: ignore[reportAttributeAccessIssue]  # rocksdict's stub lacks it
 
     @property
     def partitions(self) -> frozenset[int]:
@@ -80,7 +80,8 @@ class StateStore:
 
     def load(self, partition: int, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of ``keys``, None where there is none."""
-        return self._database(partition).get(list(keys))
+        values: Any = self._database(partition).get(list(keys))
+        return values
 
     def get(self, partition: int, key: bytes) -> bytes | None:
         """The value of one key."""

@@ -10,6 +10,9 @@ Every change to Faust's tables lives here; each names what it replaces (faust-st
 - The table is written by ``checkpoint.py`` only; Faust's item access would send one changelog record a key.
 """
 
+# pyright: reportUnknownMemberType=false
+# Faust's Table and Store are not typed throughout.
+
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NoReturn
 

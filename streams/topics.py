@@ -10,6 +10,9 @@ __all__ = ["TABLE_NAME", "TopicSpec", "changelog_topic", "partition_errors", "to
 TABLE_NAME: Final = "users"
 
 
+_DEAD_LETTER_BYTES_MAX: Final = 2 * 1024 * 1024
+
+
 class TopicSpec(NamedTuple):
     """One topic as it should be."""
 
@@ -29,7 +32,8 @@ def topic_specs(topics: TopicSettings, app_id: str) -> list[TopicSpec]:
     specs = [TopicSpec(name, topics.partitions, delete) for name in topics.events]
     specs.append(TopicSpec(topics.catalog, 1, compact))
     specs.append(TopicSpec(topics.recommendations, topics.partitions, compact))
-    specs.append(TopicSpec(topics.dead_letter, 1, delete))
+    # Room for the headers on top of an original record of the largest size that brokers take by default.
+    specs.append(TopicSpec(topics.dead_letter, 1, {**delete, "max.message.bytes": str(_DEAD_LETTER_BYTES_MAX)}))
     specs.append(TopicSpec(changelog_topic(app_id), topics.partitions, compact))
     return specs
 

@@ -13,11 +13,15 @@ Every change to Faust's consumer lives here; each names what it replaces (faust-
 - The longest fetch wait is a setting (drivers/aiokafka.py hard-codes ``fetch_max_wait_ms=1500``).
 """
 
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportIncompatibleVariableOverride=false
+# The point of this file is to change what Faust and aiokafka keep to themselves, and neither is typed throughout.
+
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.structs import TopicPartition
 from faust.serializers.schemas import Schema
 from faust.transport.drivers import aiokafka as driver
@@ -26,7 +30,7 @@ from faust.types.tuples import ConsumerMessage, Message
 
 from operators import limits
 
-__all__ = ["ChunkConsumer", "ChunkSchema", "ChunkTransport", "Drain"]
+__all__ = ["BatchProducer", "ChunkConsumer", "ChunkSchema", "ChunkTransport", "Drain"]
 
 _HIGHWATER_WAIT_S = 3.0
 
@@ -61,8 +65,9 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
 
     def is_behind(self, tp: TP) -> bool:
         """Whether the last fetch response told of records that were not handed out yet."""
-        assignment = self._ensure_consumer()._subscription.subscription.assignment
-        state = assignment.state_value(TopicPartition(*tp)) if assignment is not None else None
+        subscription: Any = self._ensure_consumer()._subscription.subscription
+        assignment = None if subscription is None else subscription.assignment
+        state = None if assignment is None else assignment.state_value(TopicPartition(*tp))
         if state is None or state.highwater is None or not state.has_valid_position:
             return False
         return state.highwater > state.position
@@ -203,8 +208,18 @@ def _round_robin(records: Mapping[Any, Sequence[Any]], size: int) -> list[tuple[
     return slices
 
 
+class BatchProducer(driver.Producer):
+    """Faust's producer, whose client takes whole batches."""
+
+    @property
+    def client(self) -> AIOKafkaProducer:
+        """The started aiokafka producer, for ``create_batch`` and ``send_batch``."""
+        return self._ensure_producer()
+
+
 class ChunkTransport(driver.Transport):
-    """Faust's aiokafka transport with the consumer above."""
+    """Faust's aiokafka transport with the consumer and the producer above."""
 
     Consumer = ChunkConsumer
+    Producer = BatchProducer
     fetch_wait_ms = 100

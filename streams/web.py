@@ -19,7 +19,11 @@ class WebServer:
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
-        """Listen; a port of 0 means no server."""
+        """Listen; a port of 0 means no server.
+
+        Raises:
+            OSError: the port is taken.
+        """
         if not self._port:
             return
         app = web.Application()
