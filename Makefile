@@ -1,0 +1,53 @@
+# Everything the project does starts here; every target does its own set-up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+export PYTHONWARNINGS ?= ignore::ResourceWarning
+
+.PHONY: help demo install test test-quick lint format bench clean
+
+help:
+	@echo "make demo       install what the demonstration needs and run it (no torch, no Java, about two minutes)"
+	@echo "make test       install everything and run the tests (Java 17 and Maven for those on Apache Kafka)"
+	@echo "make lint       formatter, linter, types, layers"
+	@echo "make bench      throughput beside a naive Faust agent and the ceilings, on Apache Kafka"
+	@echo "make install    .venv with everything the tests and benches need"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP_INSTALL) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo
+	$(BIN)/headwater demo
+
+install: $(VENV)/.dev
+
+test: $(VENV)/.dev
+	$(BIN)/pytest
+
+test-quick: $(VENV)/.dev
+	$(BIN)/pytest -m 'not kafka and not slow'
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev
+	$(BIN)/headwater bench pipeline
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
