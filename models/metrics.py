@@ -1,0 +1,48 @@
+"""Ranking metrics: ``ranked`` (B, K) item rows best first, ``targets`` one array of distinct rows per basket."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Scores", "rank_scores", "top_rows"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Means over baskets, each in 0..1."""
+
+    ndcg: float
+    """DCG with gain 1 / log2(rank + 1) over the DCG of an ideal list of min(K, targets) hits."""
+    hit_rate: float
+    """Share of baskets with a target in the list."""
+    recall: float
+    """Share of a basket's targets that are in the list."""
+    baskets: int
+
+
+def rank_scores(ranked: NDArray[np.int64], targets: Sequence[NDArray[np.int64]]) -> Scores:
+    """Score lists of length K against the baskets that followed; every basket has at least one target."""
+    count, length = len(ranked), int(ranked.shape[1])
+    if count != len(targets) or count == 0:
+        raise ValueError(f"{count} lists against {len(targets)} baskets")
+    found = [np.isin(row, target) for row, target in zip(ranked, targets, strict=True)]
+    hits = np.array(found, np.bool_)  # (B, K)
+    sizes = np.array([len(target) for target in targets])
+    found_of: NDArray[np.int64] = hits.sum(axis=1)
+    gains = 1 / np.log2(np.arange(2, length + 2))
+    ideal = np.cumsum(gains)[np.minimum(sizes, length) - 1]
+    return Scores(
+        ndcg=float(np.mean(hits @ gains / ideal)),
+        hit_rate=float(np.mean(hits.any(axis=1))),
+        recall=float(np.mean(found_of / sizes)),
+        baskets=count,
+    )
+
+
+def top_rows(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Columns of the k highest of each line: scores (B, N) -> (B, k), best first, equal scores by column."""
+    kept = np.sort(np.argpartition(-scores, k - 1, axis=1)[:, :k], axis=1)  # (B, k)
+    order = np.argsort(-np.take_along_axis(scores, kept, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(kept, order, axis=1).astype(np.int64)

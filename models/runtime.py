@@ -1,0 +1,197 @@
+"""Execution of a model artefact by ONNX Runtime: CUDA when there is one, else the CPU."""
+
+import contextlib
+import ctypes
+import importlib
+import io
+import sys
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import ModelError
+from models.manifest import (
+    BIAS_FILE,
+    EMBEDDINGS_FILE,
+    RANK_FILE,
+    STEP_FILE,
+    VOCABULARY_FILE,
+    Manifest,
+    load_manifest,
+)
+from operators.interest import OUT_OF_VOCABULARY
+
+__all__ = ["DEFAULT_ARTEFACT", "OnnxEncoder", "Providers"]
+
+DEFAULT_ARTEFACT: Final = Path(__file__).parent / "artefact"
+"""The model that is part of the package: Complete Journey, 13,343 products."""
+
+Providers = Literal["auto", "cpu", "cuda"]
+
+
+class OnnxEncoder:
+    """An ``operators.interest.Encoder`` over an artefact directory; one thread calls it at a time.
+
+    Raises:
+        ModelError: the artefact is missing, altered or inconsistent, or CUDA was asked for and cannot be had.
+    """
+
+    def __init__(self, artefact: Path = DEFAULT_ARTEFACT, *, providers: Providers = "auto", threads: int = 1) -> None:
+        self.manifest: Final[Manifest] = load_manifest(artefact)
+        self._items = _vocabulary(artefact, self.manifest)
+        self._row_of = {item_id: row for row, item_id in enumerate(self._items) if row != OUT_OF_VOCABULARY}
+        shape = (self.manifest.items, self.manifest.vector_width)
+        self._embeddings = _array(artefact / EMBEDDINGS_FILE, shape)
+        self._trained_bias = _array(artefact / BIAS_FILE, shape[:1])
+        self._bias = self._trained_bias.copy()
+        self._bias[OUT_OF_VOCABULARY] = -np.inf
+        self._bias_changed = False
+        self._ort: Any = importlib.import_module("onnxruntime")
+        wanted = _wanted_providers(self._ort, providers)
+        self._step = _session(self._ort, artefact / STEP_FILE, wanted, threads)
+        self._rank = _session(self._ort, artefact / RANK_FILE, wanted, threads)
+        _check_shapes(self._step, self.manifest, artefact / STEP_FILE)
+        self.provider: Final[str] = self._step.get_providers()[0]
+        """The execution provider that the sessions really got."""
+        if providers == "cuda" and self.provider != "CUDAExecutionProvider":
+            raise ModelError("CUDA was asked for but ONNX Runtime could not start it; see `headwater doctor`")
+        self._device = "cuda" if self.provider == "CUDAExecutionProvider" else "cpu"
+        self._embeddings_value = self._resident(self._embeddings)
+        self._bias_value = self._resident(self._bias)
+
+    @property
+    def version(self) -> str:
+        return self.manifest.version
+
+    @property
+    def hidden_width(self) -> int:
+        return self.manifest.hidden_width
+
+    @property
+    def vector_width(self) -> int:
+        return self.manifest.vector_width
+
+    @property
+    def item_bias(self) -> NDArray[np.float32]:
+        """Bias of every row (N,) as ``top_k`` uses it: -inf for rows that cannot be recommended."""
+        return self._bias.copy()
+
+    def row_of(self, item_id: str) -> int:
+        return self._row_of.get(item_id, OUT_OF_VOCABULARY)
+
+    def item_at(self, row: int) -> str:
+        return self._items[row]
+
+    def step(
+        self,
+        hidden: NDArray[np.float32],
+        rows: NDArray[np.int64],
+        types: NDArray[np.int64],
+        gaps: NDArray[np.int64],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        inputs = {"hidden": hidden, "item_rows": rows, "event_types": types, "gaps": gaps}
+        hidden_out, vectors = self._run(
+            self._step, inputs, {"item_embeddings": self._embeddings_value}, ("hidden_out", "vector")
+        )
+        return hidden_out, vectors
+
+    def top_k(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        if self._bias_changed:
+            self._bias_value.update_inplace(self._bias)
+            self._bias_changed = False
+        inputs = {"vector": vectors, "k": np.array([k], np.int64)}
+        held = {"item_embeddings": self._embeddings_value, "item_bias": self._bias_value}
+        scores, rows = self._run(self._rank, inputs, held, ("scores", "rows"))
+        return scores, rows
+
+    def embeddings(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self._embeddings[rows]
+
+    def set_available(self, item_id: str, available: bool) -> None:
+        row = self.row_of(item_id)
+        if row != OUT_OF_VOCABULARY:
+            self._bias[row] = self._trained_bias[row] if available else -np.inf
+            self._bias_changed = True
+
+    def _resident(self, array: NDArray[np.float32]) -> Any:
+        return self._ort.OrtValue.ortvalue_from_numpy(array.copy(), self._device, 0)
+
+    def _run(
+        self, session: Any, inputs: dict[str, NDArray[Any]], held: dict[str, Any], outputs: tuple[str, ...]
+    ) -> list[NDArray[Any]]:
+        """One call; ``held`` tensors stay on the device, the others travel there and back."""
+        binding = session.io_binding()
+        for name, array in inputs.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name, value in held.items():
+            binding.bind_ortvalue_input(name, value)
+        for name in outputs:
+            binding.bind_output(name, "cpu")
+        session.run_with_iobinding(binding)
+        return binding.copy_outputs_to_cpu()
+
+
+def _wanted_providers(ort: Any, providers: Providers) -> list[str]:
+    if providers == "cpu":
+        return ["CPUExecutionProvider"]
+    if "CUDAExecutionProvider" in ort.get_available_providers() and _has_driver():
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints, and stdout may be a command's JSON
+            ort.preload_dlls()
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    if providers == "cuda":
+        raise ModelError("CUDA was asked for but there is no NVIDIA driver or no onnxruntime-gpu; use providers=cpu")
+    return ["CPUExecutionProvider"]
+
+
+def _has_driver() -> bool:
+    """Without one the provider would fail with a page of warnings."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def _session(ort: Any, path: Path, providers: list[str], threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores are shared with Kafka's loop
+    try:
+        return ort.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:
+        raise ModelError(f"ONNX Runtime cannot load {path} ({error}); export the model again") from error
+
+
+def _vocabulary(artefact: Path, manifest: Manifest) -> list[str]:
+    path = artefact / VOCABULARY_FILE
+    try:
+        items = msgspec.json.decode(path.read_bytes(), type=list[str])
+    except msgspec.MsgspecError as error:
+        raise ModelError(f"{path} is not a list of item ids ({error}); export the model again") from error
+    if len(items) != manifest.items or len(set(items)) != len(items):
+        raise ModelError(f"{path} must hold {manifest.items} distinct ids, has {len(set(items))}; export it again")
+    return items
+
+
+def _array(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except ValueError as error:
+        raise ModelError(f"{path} is not a numpy array ({error}); export the model again") from error
+    if array.shape != shape or array.dtype != np.float32:
+        raise ModelError(f"{path} is {array.dtype} {array.shape}, the manifest says float32 {shape}; export it again")
+    if not np.isfinite(array).all():
+        raise ModelError(f"{path} holds values that are not finite; train and export the model again")
+    return array
+
+
+def _check_shapes(session: Any, manifest: Manifest, path: Path) -> None:
+    shapes = {tensor.name: tensor.shape for tensor in session.get_inputs()}
+    for name, width in (("hidden", manifest.hidden_width), ("item_embeddings", manifest.vector_width)):
+        actual = shapes.get(name, [None])[-1]
+        if actual != width:
+            raise ModelError(f"{path}: {name} is {actual} wide, the manifest says {width}; export the model again")
