@@ -102,7 +102,7 @@ class OnnxEncoder:
         if self._bias_changed:
             self._bias_value.update_inplace(self._bias)
             self._bias_changed = False
-        inputs = {"vector": vectors, "k": np.array([k], np.int64)}
+        inputs = {"vector": vectors, "k": np.array([min(k, len(self._items))], np.int64)}
         held = {"item_embeddings": self._embeddings_value, "item_bias": self._bias_value}
         scores, rows = self._run(self._rank, inputs, held, ("scores", "rows"))
         return scores, rows

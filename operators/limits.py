@@ -9,6 +9,7 @@ __all__ = [
     "candidates_max",
     "chunk_records_max",
     "context_depth_max",
+    "dead_letter_bytes_max",
     "drain_max_s",
     "event_bytes_max",
     "flush_interval_s",
@@ -86,6 +87,8 @@ drain_max_s: Final = 30.0
 """How long a stopping or rebalancing worker waits for the batch in work."""
 
 # -- one dead letter
+dead_letter_bytes_max: Final = 1_900_000
+"""Of an original value; the rest of a larger one is cut, and the letter says so."""
 reason_bytes_max: Final = 500
 
 # -- one command-line client

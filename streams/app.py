@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import faust
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -31,7 +31,7 @@ from streams.settings import BrokerSettings, Settings, SettingsError
 from streams.states import States
 from streams.store import StateStore, StoreError
 from streams.table import UserTable
-from streams.topics import changelog_topic, partition_errors, topic_specs
+from streams.topics import changelog_topic, partition_errors
 from streams.transport import BatchProducer, ChunkConsumer, ChunkTransport
 from streams.web import WebServer
 
@@ -197,10 +197,7 @@ class Worker:
         self.store.close_all()
 
     def _accepts(self, intake: Intake) -> bool:
-        app = self.app
-        return (
-            app.chunk_consumer.flow_active and not app.rebalancing and intake.generation == app.consumer_generation_id
-        )
+        return self.app.chunk_consumer.accepts(intake.generation)
 
     def _fail(self, error: BaseException) -> None:
         if not self._crash.done():
@@ -208,11 +205,13 @@ class Worker:
 
     async def _topic_partitions(self) -> dict[str, int]:
         admin = AIOKafkaAdminClient(**_client_arguments(self.settings.broker))
+        client_log = logging.getLogger("aiokafka")
+        level = client_log.level
         try:
+            client_log.setLevel(logging.CRITICAL)  # what the client would say is in the error below
             await asyncio.wait_for(admin.start(), _START_TIMEOUT_S)
-            described = await admin.describe_topics(
-                [spec.name for spec in topic_specs(self.settings.topics, self.settings.worker.app_id)]
-            )
+            # All of them: to ask for one that is missing makes brokers create it, with any number of partitions.
+            described = await admin.describe_topics()
         except (KafkaError, OSError, TimeoutError) as error:
             raise WorkerError(
                 f"no broker at {self.settings.broker.address} ({error}): start one with `headwater broker`,"
@@ -220,6 +219,7 @@ class Worker:
             ) from None
         finally:
             await admin.close()
+            client_log.setLevel(level)
         partitions = {topic["topic"]: len(topic["partitions"]) for topic in described if not topic["error_code"]}
         errors = partition_errors(self.settings, partitions)
         if errors:
@@ -316,7 +316,8 @@ async def _serve(settings: Settings) -> None:
     stopped_early = asyncio.create_task(worker.stopping.wait())
     await asyncio.wait([starting, stopped_early], return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
-        raise WorkerError("stopped while starting")
+        log.info("stopped while starting")
+        _exit_now(0)
     starting.result()
     await worker.wait()
     await worker.stop()
@@ -336,9 +337,13 @@ async def _serve_or_exit(settings: Settings) -> None:
         log.exception("the worker had to stop; nothing of the batch in work was acknowledged")
     else:
         return
+    _exit_now(1)
+
+
+def _exit_now(status: int) -> NoReturn:
     logging.shutdown()
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(status)
 
 
 def run_worker(settings: Settings) -> int:

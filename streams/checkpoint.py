@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from typing import Any, Final, NamedTuple
 
 from operators.process import DeadLetter, Effects
-from streams.dead_letters import headers_of
+from streams.dead_letters import headers_of, value_of
 from streams.store import StateStore
 
 __all__ = ["Checkpoint", "Settlement", "Targets"]
@@ -127,4 +127,4 @@ def _changes_by_partition(settlement: Settlement) -> dict[int, list[tuple[bytes,
 
 
 def _dead_letter(letter: DeadLetter) -> Outgoing:
-    return letter.record.key, letter.record.value, headers_of(letter)
+    return letter.record.key, value_of(letter), headers_of(letter)

@@ -64,6 +64,12 @@ class BrokerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """From ``HEADWATER_BROKER_SASL_PASSWORD`` only; refused in a TOML file."""
     sasl_password_file: str | None = None
 
+    def __repr__(self) -> str:
+        shown = {name: getattr(self, name) for name in self.__struct_fields__}
+        if self.sasl_password is not None:
+            shown["sasl_password"] = Secret(self.sasl_password)
+        return f"BrokerSettings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
     def password(self) -> Secret | None:
         """The SASL password from the environment or from ``sasl_password_file``."""
         if self.sasl_password is not None:
@@ -151,7 +157,7 @@ def _from_file(path: str | None) -> dict[str, dict[str, Any]]:
         raise SettingsError(f"{chosen}: cannot read the settings file ({error.strerror})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{chosen}: not valid TOML ({error})") from None
-    if "sasl_password" in data.get("broker", {}):
+    if isinstance(broker := data.get("broker"), dict) and "sasl_password" in broker:
         raise SettingsError(
             f"{chosen}: broker.sasl_password does not belong in a file that is shared;"
             " use broker.sasl_password_file or HEADWATER_BROKER_SASL_PASSWORD"

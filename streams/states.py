@@ -9,7 +9,7 @@ from operators import limits, state
 from operators.candidates.popularity import Popularity
 from operators.partition import partition_of
 from operators.process import UserKey
-from operators.state import UserState
+from operators.state import StateError, UserState
 from streams.store import StateStore
 
 __all__ = ["POPULARITY_KEY", "States"]
@@ -54,8 +54,7 @@ class States:
         for partition, of_partition in missing.items():
             values = self._store.load(partition, [user.key for user in of_partition])
             for user, value in zip(of_partition, values, strict=True):
-                found = self._new_user(user) if value is None else state.decode(value)
-                self._cache[user] = loaded[user] = found
+                self._cache[user] = loaded[user] = self._new_user(user) if value is None else _decode(user, value)
         while len(self._cache) > self._cache_users_max:
             self._cache.popitem(last=False)
         return loaded
@@ -100,3 +99,13 @@ class States:
                     expected,
                 )
         return UserState()
+
+
+def _decode(user: UserKey, value: bytes) -> UserState:
+    try:
+        return state.decode(value)
+    except StateError as error:
+        raise StateError(
+            f"state of user {user.key.decode(errors='replace')!r} on partition {user.partition}: {error}. If the bytes"
+            " are damaged delete the partition's directory: it is restored from the changelog"
+        ) from None

@@ -5,10 +5,11 @@ changelog record go in one WriteBatch. The write-ahead log is off. What a crash 
 changelog gives back, and a periodic flush bounds how much that is.
 """
 
+import fcntl
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from rocksdict import BlockBasedOptions, Cache, Options, Rdict, WriteBatch, WriteBufferManager, WriteOptions
 
@@ -29,7 +30,13 @@ class StateStore:
     """Bytes by partition and key. Reads may run in one thread while writes run in another."""
 
     def __init__(self, directory: Path, *, block_cache_mb: int, write_buffer_mb: int) -> None:
+        """Take ``directory``, which is made where there is none, until ``close_all``.
+
+        Raises:
+            StoreError: it cannot be made, or another worker has it.
+        """
         self.directory = directory
+        self._lock = _locked(directory)
         # Memtables count against the block cache: the two together stay within the sum of both settings.
         self._cache = Cache((block_cache_mb + write_buffer_mb) * _MB)
         self._buffers = WriteBufferManager.new_write_buffer_manager_with_cache(
@@ -73,6 +80,7 @@ class StateStore:
         """Flush and close every database."""
         for partition in list(self._databases):
             self.close(partition)
+        self._lock.close()
 
     def destroy(self, partition: int) -> None:
         """Remove a closed partition's files."""
@@ -131,3 +139,20 @@ class StateStore:
         options.set_max_open_files(_OPEN_FILES_MAX)
         options.set_keep_log_file_num(2)
         return options
+
+
+def _locked(directory: Path) -> IO[str]:
+    """RocksDB locks each partition; two workers of a group would share a directory until a partition moves."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / "lock").open("w")
+    except OSError as error:
+        raise StoreError(f"state directory {directory}: {error.strerror}") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise StoreError(
+            f"state directory {directory} is in use by another worker: give each its own worker.data_dir"
+        ) from None
+    return file

@@ -20,7 +20,7 @@ from faust import Table
 from faust.stores.base import Store
 from faust.types import TP
 
-from streams.store import StateStore
+from streams.store import StateStore, StoreError
 from streams.topics import TABLE_NAME
 from streams.transport import ChunkSchema
 
@@ -58,6 +58,8 @@ class UserStore(Store):  # type: ignore[type-arg]  # Faust's generic parameters 
     def apply_changelog_batch(self, batch: Iterable[Any], to_key: Any, to_value: Any) -> None:
         try:
             for event in batch:
+                if event.message.generation_id != self.app.consumer_generation_id:
+                    raise StoreError("a changelog record of an assignment that is over reached the restore")
                 records = event.message.value
                 changes = [(record.key, record.value) for record in records]
                 self.store.write(event.message.partition, changes, records[-1].offset)

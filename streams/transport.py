@@ -10,6 +10,9 @@ Every change to Faust's consumer lives here; each names what it replaces (faust-
 - A partition without a committed offset is read from its beginning after a rebalance. Faust leaves it where
   the fetcher stood (aiokafka ``seek_to_committed`` seeks only where there is a commit), behind whatever a
   cleared queue held.
+- Nothing is fetched across a seek, and no event before the restore is over. Faust's fetch goes on during a
+  rebalance with a set of partitions that changes under it, and its last ``flow_control.resume`` empties every
+  queue: what was fetched after the seek and lost there would not be read again.
 - The longest fetch wait is a setting (drivers/aiokafka.py hard-codes ``fetch_max_wait_ms=1500``).
 """
 
@@ -33,6 +36,9 @@ from operators import limits
 __all__ = ["BatchProducer", "ChunkConsumer", "ChunkSchema", "ChunkTransport", "Drain"]
 
 _HIGHWATER_WAIT_S = 3.0
+_FETCH_TIMEOUT_S = 0.25
+"""Longest wait of one fetch: a rebalance waits for it before it seeks."""
+_IDLE_POLL_S = 0.05
 
 
 class Drain(Protocol):
@@ -68,9 +74,10 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         subscription: Any = self._ensure_consumer()._subscription.subscription
         assignment = None if subscription is None else subscription.assignment
         state = None if assignment is None else assignment.state_value(TopicPartition(*tp))
-        if state is None or state.highwater is None or not state.has_valid_position:
+        if state is None:
             return False
-        return state.highwater > state.position
+        # Without a fetch response nothing is known, so there may be more.
+        return state.highwater is None or not state.has_valid_position or state.highwater > state.position
 
     async def _highwaters(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
         """End offsets; where a fetch has seen more, that.
@@ -103,6 +110,11 @@ class ChunkConsumer(driver.Consumer):
         self._settled: dict[TP, int] = {}
         self._handed_on: dict[TP, int] = {}
         self._drain: Drain | None = None
+        self._fetching = asyncio.Lock()
+        """Held from a fetch until its records are handed on or dropped, and during a seek."""
+        self._revocations = 0
+        self._sought: tuple[int, int] | None = None
+        """Generation and revocations at the last seek to the committed offsets."""
 
     def _new_consumer_thread(self) -> ChunkConsumerThread:
         thread = ChunkConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -115,18 +127,45 @@ class ChunkConsumer(driver.Consumer):
 
     # -- records in: Consumer.getmany yields one message per record
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
-        generation = self.app.consumer_generation_id
-        records, active = await self._wait_next_records(timeout)
-        if not records or self.should_stop:
-            return
-        self._handed_on.update({TP(tp.topic, tp.partition): part[-1].offset for tp, part in records.items()})
-        for tp, slice_ in _round_robin(records, self.chunk_records_max):
-            if not self.flow_active or self.app.consumer_generation_id != generation:
-                return
-            if active is None or tp in active or tp in self._buffered_partitions:
-                yield tp, self._chunk_message(tp, slice_)
+        if not self.flow_active:
+            await self.wait(self.can_resume_flow)  # type: ignore[arg-type]  # an Event has what wait() needs
+        async with self._fetching:
+            generation = self.app.consumer_generation_id
+            wanted = self._fetchable()
+            if wanted and not self.should_stop:
+                records = await self._getmany(wanted, min(timeout, _FETCH_TIMEOUT_S))
+                # Records that are dropped here were fetched before the seek that reads them again.
+                for tp, slice_ in _round_robin(records, self.chunk_records_max):
+                    if not self.flow_active or self.app.consumer_generation_id != generation:
+                        return
+                    self._handed_on[tp] = slice_[-1].offset
+                    yield tp, self._chunk_message(tp, slice_, generation)
+        if not wanted:
+            await asyncio.sleep(_IDLE_POLL_S)
 
-    def _chunk_message(self, tp: TP, records: Sequence[Any]) -> Message:
+    def _fetchable(self) -> set[TP]:
+        """The active partitions whose position is where it should be; a copy, since Faust's set changes."""
+        reads_events = not self.app.rebalancing and self._is_sought()
+        return {tp for tp in self._get_active_partitions() if reads_events or self._is_changelog_tp(tp)}
+
+    def _is_sought(self) -> bool:
+        return self._sought == (self.app.consumer_generation_id, self._revocations)
+
+    def accepts(self, generation: int) -> bool:
+        """Whether chunks of ``generation`` may be processed; those that may not will be fetched again."""
+        return self.flow_active and self._is_sought() and generation == self.app.consumer_generation_id
+
+    async def perform_seek(self) -> None:
+        async with self._fetching:
+            at = (self.app.consumer_generation_id, self._revocations)
+            await super().perform_seek()
+            self._sought = at
+
+    async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
+        async with self._fetching:
+            await super().seek_wait(partitions)
+
+    def _chunk_message(self, tp: TP, records: Sequence[Any], generation: int) -> Message:
         last = records[-1]
         return ConsumerMessage(
             tp.topic,
@@ -141,7 +180,7 @@ class ChunkConsumer(driver.Consumer):
             0,
             0,
             tp,
-            generation_id=self.app.consumer_generation_id,
+            generation_id=generation,
         )
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
@@ -183,6 +222,7 @@ class ChunkConsumer(driver.Consumer):
         await self.commit_and_end_transactions()
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        self._revocations += 1
         # Rebalancing is eager: all partitions go, so their offsets must be committed before they do.
         await super().on_partitions_revoked(revoked)
         self._handed_on.clear()
@@ -200,7 +240,7 @@ class ChunkConsumer(driver.Consumer):
 def _round_robin(records: Mapping[Any, Sequence[Any]], size: int) -> list[tuple[TP, Sequence[Any]]]:
     """Slices of at most ``size`` records, the partitions taking turns: none waits for another's backlog."""
     slices: list[tuple[TP, Sequence[Any]]] = []
-    longest = max(len(of_partition) for of_partition in records.values())
+    longest = max((len(of_partition) for of_partition in records.values()), default=0)
     for start in range(0, longest, size):
         for tp, of_partition in records.items():
             if start < len(of_partition):

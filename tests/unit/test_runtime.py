@@ -148,6 +148,8 @@ def test_top_k_is_brute_force_with_withdrawn_items_and_ties(copy: Path) -> None:
         assert np.abs(found[finite] - expected[finite]).max() < 2e-4
         assert np.abs(np.take_along_axis(scores, rows, axis=1)[finite] - expected[finite]).max() < 2e-4
         assert all(len(set(line)) == k for line in rows.tolist())
+    beyond, _ = encoder.top_k(vectors, encoder.manifest.items + 5)
+    assert beyond.shape == (40, encoder.manifest.items)
     assert encoder.top_k(vectors[:1], 4)[1][0].tolist() == [400, 500, 501, 502]
 
 

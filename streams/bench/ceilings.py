@@ -1,0 +1,205 @@
+"""What each part could do alone, given exactly the batches that the pipeline took."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.runtime import OnnxEncoder
+from operators import limits
+from operators.candidates.popularity import Popularity
+from operators.process import Chunk, Effects, UserKey, decode_chunks, process_batch
+from operators.ranking import Policy
+from operators.state import UserState
+from streams.bench.lab import PURCHASE, Backlog, Lab, batches_of
+from streams.bench.runs import Listed
+from streams.store import StateStore
+from streams.topics import TopicSpec
+
+__all__ = [
+    "Core",
+    "Rate",
+    "consume_per_s",
+    "core_alone",
+    "encoder_alone",
+    "produce_per_s",
+    "recorded_batches",
+    "state_per_s",
+]
+
+_SECONDS_MIN: Final = 1.0
+_FETCH_RECORDS: Final = 10_000
+_JSON_HEADERS: Final = [("content-type", b"application/json")]
+
+
+class Rate(NamedTuple):
+    """What went through, in a second."""
+
+    events_per_s: float
+    lists_per_s: float
+
+
+class Core(NamedTuple):
+    """The core's rate, and what it asked to be written and published."""
+
+    rate: Rate
+    effects: list[Effects]
+
+
+def recorded_batches(lists: Sequence[Listed], backlog: Backlog) -> list[list[Chunk]]:
+    """The batches of a run, from its lists: what one batch published shares ``generated_at``."""
+    batches: list[list[Chunk]] = []
+    for _, of_batch in groupby(lists, key=lambda listed: listed.generated_at_ms):
+        by_partition: defaultdict[int, list[int]] = defaultdict(list)
+        for listed in of_batch:
+            for partition, offset in listed.caused_by:
+                by_partition[partition].append(offset)
+        topic = backlog.topics[PURCHASE]
+        batches.append(
+            [
+                Chunk(topic, PURCHASE, partition, [backlog.records[partition][offset] for offset in sorted(offsets)])
+                for partition, offsets in sorted(by_partition.items())
+            ]
+        )
+    return batches
+
+
+def encoder_alone(encoder: OnnxEncoder, batches: Sequence[Sequence[Chunk]]) -> Rate:
+    """``step`` in the same waves and ``top_k`` in the same blocks; the inputs lie ready."""
+    waves = [_waves(encoder, batch) for batch in batches]
+    events = sum(len(rows) for batch in waves for rows in batch)
+    lists = sum(len(batch[0]) for batch in waves)
+    began = time.perf_counter()
+    for batch in waves:
+        _encode(encoder, batch)
+    seconds = time.perf_counter() - began
+    return Rate(events / seconds, lists / seconds)
+
+
+def _waves(encoder: OnnxEncoder, chunks: Sequence[Chunk]) -> list[NDArray[np.int64]]:
+    """Rows of each wave: the t-th event of every user who has one, users by falling number of events."""
+    users: defaultdict[bytes, list[int]] = defaultdict(list)
+    decoded = decode_chunks(chunks, limits.timestamp_ms_max)
+    for user, events in decoded.users.items():
+        users[user.key] = [encoder.row_of(event.item_id) for event in events]
+    ordered = sorted(users.values(), key=len, reverse=True)
+    return [np.array([rows[wave] for rows in ordered if len(rows) > wave], np.int64) for wave in range(len(ordered[0]))]
+
+
+def _encode(encoder: OnnxEncoder, waves: Sequence[NDArray[np.int64]]) -> None:
+    hidden = np.zeros((len(waves[0]), encoder.hidden_width), np.float32)
+    vectors = np.zeros((len(waves[0]), encoder.vector_width), np.float32)
+    for rows in waves:
+        active = len(rows)
+        types, gaps = np.full(active, PURCHASE, np.int64), np.ones(active, np.int64)
+        hidden[:active], vectors[:active] = encoder.step(hidden[:active], rows, types, gaps)
+    for start in range(0, len(vectors), limits.score_batch_lists):
+        encoder.top_k(vectors[start : start + limits.score_batch_lists], Policy().list_items)
+
+
+def core_alone(encoder: OnnxEncoder, batches: Sequence[Sequence[Chunk]]) -> Core:
+    """``decode_chunks`` and ``process_batch``, states in memory, no I/O."""
+    states: dict[UserKey, UserState] = {}
+    popularity: defaultdict[int, Popularity] = defaultdict(Popularity)
+    effects: list[Effects] = []
+    now_ms = time.time_ns() // 1_000_000
+    began = time.perf_counter()
+    for chunks in batches:
+        batch = decode_chunks(chunks, now_ms)
+        for user in batch.users:
+            if user not in states:
+                states[user] = UserState()
+        topics = ("view", "click", "purchase")
+        effects.append(
+            process_batch(
+                batch, states, popularity, encoder, Policy(), topics=topics, withdrawn=frozenset(), now_ms=now_ms
+            )
+        )
+    seconds = time.perf_counter() - began
+    events = sum(done.counts.folded for done in effects)
+    return Core(Rate(events / seconds, sum(len(done.lists) for done in effects) / seconds), effects)
+
+
+def state_per_s(directory: Path, effects: Sequence[Effects]) -> tuple[float, float]:
+    """(writes, loads) of user values in a second, in the batches of the run, in a store of its own."""
+    store = StateStore(directory, block_cache_mb=128, write_buffer_mb=64)
+    grouped = [_by_partition(done) for done in effects]
+    for partition in {partition for batch in grouped for partition in batch}:
+        store.open(partition)
+    try:
+        return _per_s(lambda: _write(store, grouped)), _per_s(lambda: _load(store, grouped))
+    finally:
+        store.close_all()
+
+
+def _by_partition(effects: Effects) -> dict[int, list[tuple[bytes, bytes | None]]]:
+    grouped: defaultdict[int, list[tuple[bytes, bytes | None]]] = defaultdict(list)
+    for user, value in effects.puts:
+        grouped[user.partition].append((user.key, value))
+    return dict(grouped)
+
+
+def _write(store: StateStore, batches: Sequence[dict[int, list[tuple[bytes, bytes | None]]]]) -> int:
+    for number, batch in enumerate(batches):
+        for partition, changes in batch.items():
+            store.write(partition, changes, number)
+    return sum(len(changes) for batch in batches for changes in batch.values())
+
+
+def _load(store: StateStore, batches: Sequence[dict[int, list[tuple[bytes, bytes | None]]]]) -> int:
+    loaded = 0
+    for batch in batches:
+        for partition, changes in batch.items():
+            loaded += len(store.load(partition, [key for key, _ in changes]))
+    return loaded
+
+
+def _per_s(work: Callable[[], int]) -> float:
+    done, began = 0, time.perf_counter()
+    while (seconds := time.perf_counter() - began) < _SECONDS_MIN or not done:
+        done += work()
+    return done / seconds
+
+
+async def consume_per_s(lab: Lab, backlog: Backlog) -> float:
+    """Events a second that aiokafka hands out of the backlog, nothing done with them."""
+    topic, done, seconds = backlog.topics[PURCHASE], 0, 0.0
+    while seconds < _SECONDS_MIN:
+        async with lab.consumer(topic, len(backlog.records)) as consumer:
+            first = await consumer.getmany(timeout_ms=10_000, max_records=1)
+            received, began = sum(map(len, first.values())), time.perf_counter()
+            while received < backlog.events:
+                fetched = await consumer.getmany(timeout_ms=1_000, max_records=_FETCH_RECORDS)
+                got = sum(map(len, fetched.values()))
+                received, done = received + got, done + got
+            seconds += time.perf_counter() - began
+    return done / seconds
+
+
+async def produce_per_s(lab: Lab, name: str, partitions: int, effects: Sequence[Effects]) -> float:
+    """Lists a second that aiokafka's ``send_batch`` delivers (acks=all), the batches built from ready bytes."""
+    await lab.create([TopicSpec(name, partitions, {"cleanup.policy": "delete"})])
+    by_partition: defaultdict[int, list[Any]] = defaultdict(list)
+    for done in effects:
+        for user, value in done.lists:
+            by_partition[user.partition].append((user.key, value, _JSON_HEADERS))
+    sent, began = 0, time.perf_counter()
+    async with lab.producer() as producer:
+        await producer.partitions_for(name)
+        began = time.perf_counter()
+        while time.perf_counter() - began < _SECONDS_MIN:
+            pending = [
+                await producer.send_batch(batch, name, partition=partition)
+                for partition, records in by_partition.items()
+                for batch in batches_of(producer, records)
+            ]
+            for future in pending:
+                await future
+            sent += sum(map(len, by_partition.values()))
+        seconds = time.perf_counter() - began
+    return sent / seconds

@@ -1,0 +1,287 @@
+"""A scratch broker with a backlog on it, and processes that are measured while they work through it."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError
+
+from infra.broker import BrokerKind, start
+from operators.partition import partition_of
+from streams.clients.errors import ClientError
+from streams.importers.source import COMPLETE_JOURNEY, Period, open_source
+from streams.topics import TopicSpec
+
+__all__ = [
+    "PURCHASE",
+    "Backlog",
+    "BenchError",
+    "Lab",
+    "StoredRecord",
+    "backlog_of",
+    "batches_of",
+    "laboratory",
+    "python",
+    "read_purchases",
+    "subprocess_environment",
+]
+
+PURCHASE: Final = 2
+"""Index of the one event type that the data set has."""
+
+_JSON_HEADERS: Final = (("content-type", b"application/json"),)
+_POLL_S: Final = 0.5
+_LEADER_S: Final = 1.0
+"""New partitions are announced a moment before their leader takes records."""
+_STALL_S_MAX: Final = 90.0
+_STOP_S_MAX: Final = 20.0
+_LOG_TAIL_CHARS: Final = 1_500
+_PRODUCE_BYTES: Final = 256 * 1024
+_READ_RECORDS: Final = 10_000
+_READ_STALL_S: Final = 15.0
+
+Outgoing = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes]]]
+
+
+class BenchError(ClientError):
+    """A measurement that cannot be had; the message says why and what to do."""
+
+
+class StoredRecord(NamedTuple):
+    """A record as the core reads it."""
+
+    offset: int
+    key: bytes
+    value: bytes
+    headers: Sequence[tuple[str, bytes]]
+
+
+class Backlog(NamedTuple):
+    """Events that lie in the topics; ``records[partition][offset]`` is the record there."""
+
+    topics: tuple[str, str, str]
+    records: list[list[StoredRecord]]
+    events: int
+
+
+def read_purchases(count: int) -> list[tuple[bytes, bytes]]:
+    """Key and value of the first ``count`` purchases of Complete Journey in event-time order, as a replay sends them.
+
+    Raises:
+        BenchError: the data set has fewer.
+        ModelError: the data set is not installed.
+    """
+    with open_source(COMPLETE_JOURNEY, "auto", Period(), skip_bad=False) as source:
+        if count > source.total:
+            raise BenchError(f"{count} events are asked for, the data set has {source.total}; lower --events")
+        return [(event.key, event.value) for event in islice(source.events(0), count)]
+
+
+def backlog_of(prefix: str, events: Sequence[tuple[bytes, bytes]], partitions: int) -> Backlog:
+    """Events as records of the purchase topic, partitioned as every Kafka client does by default."""
+    topics = (f"{prefix}-view", f"{prefix}-click", f"{prefix}-purchase")
+    records: list[list[StoredRecord]] = [[] for _ in range(partitions)]
+    for key, value in events:
+        part = records[partition_of(key, partitions)]
+        part.append(StoredRecord(len(part), key, value, _JSON_HEADERS))
+    return Backlog(topics, records, len(events))
+
+
+class Lab:
+    """One broker and a scratch directory. Every process is started in the directory, so that no settings leak in."""
+
+    def __init__(self, kind: BrokerKind, address: str, home: Path) -> None:
+        self.kind: BrokerKind = kind
+        self.address = address
+        self.home = home
+
+    @property
+    def list_config(self) -> dict[str, str]:
+        """Configuration of a topic of lists: the broker's clock stamps each append, whoever produces."""
+        return {"message.timestamp.type": "LogAppendTime"} if self.kind == "kafka" else {}
+
+    async def create(self, specs: Sequence[TopicSpec]) -> None:
+        """Create topics that do not exist yet."""
+        async with self._admin() as admin:
+            wanted = [NewTopic(spec.name, spec.partitions, 1, topic_configs=dict(spec.config)) for spec in specs]
+            response = await admin.create_topics(wanted)
+        failed = [error for error in response.to_object()["topic_errors"] if error["error_code"]]
+        if failed:
+            raise BenchError(f"the broker did not create {failed[0]['topic']}: error code {failed[0]['error_code']}")
+        await asyncio.sleep(_LEADER_S)
+
+    async def fill(self, topic: str, records: Sequence[Sequence[StoredRecord]]) -> None:
+        """Produce the records of each partition, in order."""
+        async with self.producer() as producer:
+            pending: list[Any] = []
+            for partition, part in enumerate(records):
+                for batch in batches_of(producer, [(r.key, r.value, r.headers) for r in part]):
+                    pending.append(await producer.send_batch(batch, topic, partition=partition))
+            for future in pending:
+                await future
+
+    async def read(self, topic: str, partitions: int) -> list[Any]:
+        """Every record of a topic, as aiokafka gives it."""
+        async with self.consumer(topic, partitions) as consumer:
+            ends = await consumer.end_offsets([TopicPartition(topic, n) for n in range(partitions)])
+            records: list[Any] = []
+            wanted, deadline = sum(ends.values()), time.monotonic() + _READ_STALL_S
+            while len(records) < wanted and time.monotonic() < deadline:
+                fetched = await consumer.getmany(timeout_ms=500, max_records=_READ_RECORDS)
+                for part in fetched.values():
+                    records.extend(part)
+                    deadline = time.monotonic() + _READ_STALL_S
+        if len(records) < wanted:
+            raise BenchError(f"{topic}: {len(records)} of {wanted} records came; the broker's log may say why")
+        return records
+
+    async def wait_for_group(self, group: str, topic: str, events: int, process: "Process") -> None:
+        """Return when the group has committed ``events`` of a topic.
+
+        Raises:
+            BenchError: the process ended, or nothing was committed for a long time.
+        """
+        before, since = -1, time.monotonic()
+        async with self._admin() as admin:
+            while True:
+                done = await _committed(admin, group, topic)
+                if done >= events:
+                    return
+                if done != before:
+                    before, since = done, time.monotonic()
+                if not process.is_running:
+                    raise BenchError(f"{group} ended at {done} of {events} events; its log ends: {process.log_tail()}")
+                if time.monotonic() - since > _STALL_S_MAX:
+                    raise BenchError(f"{group} stands at {done} of {events} events; its log ends: {process.log_tail()}")
+                await asyncio.sleep(_POLL_S)
+
+    @contextmanager
+    def running(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> Generator["Process"]:
+        """A process in the scratch directory; SIGTERM on leaving, SIGKILL where that does not help."""
+        log_file = self.home / f"{name}.log"
+        with log_file.open("wb") as log:
+            child = subprocess.Popen(
+                command, cwd=self.home, env=dict(environment), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        try:
+            yield Process(child, log_file)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                child.send_signal(signal.SIGTERM)
+            try:
+                child.wait(_STOP_S_MAX)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+    @asynccontextmanager
+    async def producer(self) -> AsyncGenerator[Any]:
+        """An aiokafka producer with the worker's settings."""
+        producer = AIOKafkaProducer(
+            bootstrap_servers=self.address, acks=-1, linger_ms=0, max_batch_size=2 * _PRODUCE_BYTES
+        )
+        await producer.start()
+        try:
+            yield producer
+        finally:
+            await producer.stop()
+
+    @asynccontextmanager
+    async def consumer(self, topic: str, partitions: int) -> AsyncGenerator[Any]:
+        """An aiokafka consumer of all partitions of a topic, from the beginning, in no group."""
+        consumer: Any = AIOKafkaConsumer(
+            bootstrap_servers=self.address, enable_auto_commit=False, auto_offset_reset="earliest"
+        )
+        await consumer.start()
+        try:
+            consumer.assign([TopicPartition(topic, n) for n in range(partitions)])
+            yield consumer
+        finally:
+            await consumer.stop()
+
+    @asynccontextmanager
+    async def _admin(self) -> AsyncGenerator[Any]:
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.address)
+        await admin.start()
+        try:
+            yield admin
+        finally:
+            await admin.close()
+
+
+class Process:
+    """A measured process."""
+
+    def __init__(self, child: "subprocess.Popen[bytes]", log_file: Path) -> None:
+        self._child = child
+        self._log_file = log_file
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._child.poll() is None
+
+    def log_tail(self) -> str:
+        """The end of its output."""
+        return self._log_file.read_text(errors="replace")[-_LOG_TAIL_CHARS:].strip() or "(nothing)"
+
+
+async def _committed(admin: Any, group: str, topic: str) -> int:
+    try:
+        offsets: Mapping[Any, Any] = await admin.list_consumer_group_offsets(group)
+    except KafkaError as error:
+        if not error.retriable:
+            raise
+        return 0  # the broker makes its offsets topic for the first group
+    return sum(max(at.offset, 0) for tp, at in offsets.items() if tp.topic == topic)
+
+
+def batches_of(producer: Any, records: Sequence[Outgoing]) -> list[Any]:
+    """Records as full produce batches of one partition, closed."""
+    batches: list[Any] = []
+    size = _PRODUCE_BYTES
+    for key, value, headers in records:
+        if size >= _PRODUCE_BYTES:
+            batches.append(producer.create_batch())
+            size = 0
+        batches[-1].append(key=key, value=value, timestamp=None, headers=list(headers))
+        size += len(value or b"") + len(key or b"")
+    for batch in batches:
+        batch.close()
+    return batches
+
+
+def subprocess_environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """Ours without any setting of Headwater, one thread for every numeric library, and ``extra``."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HEADWATER_")}
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(part for part in (root, kept.get("PYTHONPATH")) if part)
+    return {**kept, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **extra}
+
+
+def python(*arguments: str) -> list[str]:
+    """A command that runs this interpreter."""
+    return [sys.executable, *arguments]
+
+
+@contextmanager
+def laboratory(kind: BrokerKind) -> Generator[Lab]:
+    """A broker of its own and a scratch directory; both go on leaving.
+
+    Raises:
+        BrokerError: the broker does not start.
+    """
+    with tempfile.TemporaryDirectory(prefix="headwater-bench-") as home, start(kind) as broker:
+        yield Lab(kind, broker.address, Path(home))

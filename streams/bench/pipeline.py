@@ -1,0 +1,162 @@
+"""``headwater bench pipeline``: real purchases through a worker, beside a naive agent and the ceilings.
+
+All contenders take turns in every round, so that a machine that slows down slows all of them. A figure of a
+contender is taken over the stretch between its first and its last batch of lists, by the broker's clock.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Final
+
+from infra.broker import BrokerKind
+from models.runtime import OnnxEncoder
+from streams.bench.ceilings import (
+    consume_per_s,
+    core_alone,
+    encoder_alone,
+    produce_per_s,
+    recorded_batches,
+    state_per_s,
+)
+from streams.bench.lab import PURCHASE, Backlog, BenchError, Lab, backlog_of, laboratory, read_purchases
+from streams.bench.runs import Measured, run_headwater, run_naive
+from streams.bench.summary import machine, show, summarize, versions
+from streams.topics import TopicSpec
+
+__all__ = ["PipelineOptions", "run", "show"]
+
+_EVENTS_MIN: Final = 100
+
+Echo = Callable[[str], object]
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineOptions:
+    """What to measure; ``events`` are those of each run of the worker, ``naive_events`` of the naive agent."""
+
+    events: int = 60_000
+    naive_events: int = 4_000
+    rounds: int = 3
+    broker: BrokerKind = "kafka"
+    partitions: int = 8
+    small_batch_events_max: int = 256
+
+
+def run(options: PipelineOptions, echo: Echo) -> dict[str, Any]:
+    """Measure; the result is what ``--json`` prints. ``echo`` gets a line of progress before every step.
+
+    Raises:
+        BenchError: an option that cannot be measured with, or a run that failed.
+        BrokerError: the broker does not start.
+        ModelError: the data set or the model is missing.
+    """
+    if options.rounds < 1 or min(options.events, options.naive_events) < _EVENTS_MIN:
+        raise BenchError(f"--rounds must be 1 or more and --events {_EVENTS_MIN} or more")
+    echo(f"reading {options.events} purchases")
+    events = read_purchases(max(options.events, options.naive_events))
+    backlog = backlog_of("event", events[: options.events], options.partitions)
+    naive_backlog = backlog_of("naive-event", events[: options.naive_events], options.partitions)
+    encoder = OnnxEncoder(providers="cpu")
+    with laboratory(options.broker) as lab:
+        echo(f"{options.broker} broker on {lab.address}; filling the topics")
+        for each in (backlog, naive_backlog):
+            asyncio.run(_fill(lab, each))
+        rounds = [
+            _Round(lab, encoder, backlog, naive_backlog, options, number, echo).figures()
+            for number in range(1, options.rounds + 1)
+        ]
+    return _result(options, encoder, rounds)
+
+
+async def _fill(lab: Lab, backlog: Backlog) -> None:
+    partitions = len(backlog.records)
+    await lab.create([TopicSpec(topic, partitions, {"cleanup.policy": "delete"}) for topic in backlog.topics])
+    await lab.fill(backlog.topics[PURCHASE], backlog.records)
+
+
+class _Round:
+    """One turn of every contender."""
+
+    def __init__(
+        self,
+        lab: Lab,
+        encoder: OnnxEncoder,
+        backlog: Backlog,
+        naive_backlog: Backlog,
+        options: PipelineOptions,
+        number: int,
+        echo: Echo,
+    ) -> None:
+        self._lab, self._encoder = lab, encoder
+        self._backlog, self._naive_backlog = backlog, naive_backlog
+        self._options, self._number, self._echo = options, number, echo
+
+    def figures(self) -> dict[str, float]:
+        """Every figure of the round by name; stages are named ``stage.<name>``, in microseconds per event."""
+        figures = self._worker("", None)
+        figures |= self._worker("small_batches_", self._options.small_batch_events_max)
+        self._say(f"naive Faust agent, {self._options.naive_events} events")
+        stretch = asyncio.run(run_naive(self._lab, self._naive_backlog, f"naive-{self._number}")).stretch
+        return figures | {"naive_events_per_s": stretch.events_per_s, "naive_lists_per_s": stretch.lists_per_s}
+
+    def _worker(self, prefix: str, batch_events_max: int | None) -> dict[str, float]:
+        size = "default batches" if batch_events_max is None else f"batches of {batch_events_max}"
+        self._say(f"worker, {self._backlog.events} events, {size}")
+        name = f"bench-{prefix.replace('_', '-')}{self._number}"
+        measured = asyncio.run(run_headwater(self._lab, self._backlog, name, batch_events_max=batch_events_max))
+        self._say(f"  {measured.stretch.events_per_s:,.0f} events/s; ceilings of the same batches")
+        batches = recorded_batches(measured.lists, self._backlog)
+        encoded = encoder_alone(self._encoder, batches)
+        figures = {
+            f"{prefix}events_per_s": measured.stretch.events_per_s,
+            f"{prefix}lists_per_s": measured.stretch.lists_per_s,
+            f"{prefix}events_per_list": measured.stretch.events / measured.stretch.lists,
+            f"{prefix}encoder_events_per_s": encoded.events_per_s,
+            f"{prefix}encoder_lists_per_s": encoded.lists_per_s,
+        }
+        return figures if prefix else figures | self._parts(measured, name, batches)
+
+    def _parts(self, measured: Measured, name: str, batches: Any) -> dict[str, float]:
+        lab, backlog = self._lab, self._backlog
+        core = core_alone(self._encoder, batches)
+        writes, loads = state_per_s(lab.home / f"{name}-store", core.effects)
+        stages = {f"stage.{stage}": 1e6 * value / backlog.events for stage, value in measured.stages.items()}
+        return stages | {
+            "core_events_per_s": core.rate.events_per_s,
+            "core_lists_per_s": core.rate.lists_per_s,
+            "state_writes_per_s": writes,
+            "state_loads_per_s": loads,
+            "client_consume_per_s": asyncio.run(consume_per_s(lab, backlog)),
+            "client_produce_per_s": asyncio.run(
+                produce_per_s(lab, f"{name}-lists", len(backlog.records), core.effects)
+            ),
+        }
+
+    def _say(self, what: str) -> None:
+        self._echo(f"round {self._number}/{self._options.rounds}: {what}")
+
+
+def _result(options: PipelineOptions, encoder: OnnxEncoder, rounds: list[dict[str, float]]) -> dict[str, Any]:
+    plain = [{name: value for name, value in each.items() if not name.startswith("stage.")} for each in rounds]
+    return {
+        **summarize(plain),
+        "stages_us_per_event": _stages(rounds),
+        "rounds": options.rounds,
+        "events": options.events,
+        "naive_events": options.naive_events,
+        "small_batch_events_max": options.small_batch_events_max,
+        "partitions": options.partitions,
+        "catalogue_items": encoder.manifest.items - 1,
+        "model_version": encoder.version,
+        "broker": options.broker,
+        "machine": machine(),
+        "versions": versions(options.broker),
+    }
+
+
+def _stages(rounds: list[dict[str, float]]) -> dict[str, float]:
+    shared: Mapping[str, float] = rounds[0]
+    names = [name for name in shared if name.startswith("stage.") and all(name in each for each in rounds)]
+    return {name.removeprefix("stage."): round(median(each[name] for each in rounds), 2) for name in names}

@@ -1,0 +1,63 @@
+"""Commands that show and measure the whole: demo and bench."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import typer
+
+from streams.commands.common import Json, out, settings_of
+
+__all__ = ["bench_pipeline", "demo"]
+
+BrokerKind = Literal["embedded", "kafka"]
+
+
+def demo(
+    ctx: typer.Context,
+    kind: Annotated[BrokerKind, typer.Option("--broker", help="kafka needs Java 17 and Maven.")] = "embedded",
+    start: Annotated[str, typer.Option("--from", help="First day of the replay.")] = "2017-06-01",
+    end: Annotated[
+        str, typer.Option("--to", help="Day after the last one; the live part goes on there.")
+    ] = "2017-07-01",
+    live_events: Annotated[int, typer.Option("--live-events", min=1, max=10_000)] = 300,
+    serve: Annotated[bool, typer.Option("--serve", help="Keep broker and worker up until Ctrl-C.")] = False,
+    report: Annotated[Path, typer.Option("--report", help="Where the closing figures go.")] = Path(
+        "headwater-demo.json"
+    ),
+    as_json: Json = False,
+) -> None:
+    """A month of real purchases through broker and worker, then one household's list, live."""
+    from rich.console import Console
+
+    from streams.demo import DemoOptions, run
+    from streams.replay import stop_on_signal
+
+    options = DemoOptions(
+        kind=kind, start=start, end=end, live_events=live_events, serve=serve, report_path=str(report)
+    )
+    with stop_on_signal() as stopping:
+        done = run(settings_of(ctx), options, stopping, Console(stderr=as_json))
+    if as_json:
+        out(msgspec.to_builtins(done))
+
+
+def bench_pipeline(
+    events: Annotated[int, typer.Option("--events", help="Purchases of each run of the worker.")] = 60_000,
+    naive_events: Annotated[int, typer.Option("--naive-events", help="The same for the naive agent.")] = 4_000,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Interleaved; medians are told.")] = 3,
+    kind: Annotated[BrokerKind, typer.Option("--broker", help="Figures count on kafka only.")] = "kafka",
+    as_json: Json = False,
+) -> None:
+    """Throughput of a worker beside a naive Faust agent and the ceilings of this machine."""
+    from streams.bench.pipeline import PipelineOptions, run
+
+    options = PipelineOptions(events=events, naive_events=naive_events, rounds=rounds, broker=kind)
+    result = run(options, echo=lambda line: print(line, file=sys.stderr, flush=True))
+    if as_json:
+        out(result)
+        return
+    from streams.bench.summary import show
+
+    show(result)

@@ -1,0 +1,112 @@
+"""``decode`` answers every input, and JSON and msgpack of one event alike."""
+
+from typing import Any
+
+import msgspec
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from operators import limits
+from operators.events import CONTENT_TYPES, Event, Rejected, decode
+from tests.fakes import NOW_MS
+
+HEADER_NAMES = st.sampled_from(["content-type", "Content-Type", "ce_id", "ce_time", "ce_type", "x"]) | st.text()
+HEADER_VALUES = (
+    st.binary(max_size=40)
+    | st.none()
+    | st.sampled_from([*CONTENT_TYPES, b"view", b"2023-11-14T22:13:20Z", b"0001-01-01T00:00:00+23:59", b"9999-W01-1"])
+)
+HEADERS = st.lists(st.tuples(HEADER_NAMES, HEADER_VALUES), max_size=4)
+IDS = st.text(min_size=1, max_size=20) | st.text(alphabet="aé\u0000\u007f\U0001f600", max_size=150)
+FREE_FORM = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=4),
+    max_leaves=60,
+)
+BODIES = st.fixed_dictionaries(
+    {"user_id": IDS, "item_id": IDS, "timestamp": st.integers(-10, 2**53) | st.integers(0, NOW_MS)},
+    optional={
+        "event_id": IDS | st.none(),
+        "session_id": IDS | st.none(),
+        "value": st.floats() | st.integers(-(2**60), 2**60) | st.none(),
+        "context": FREE_FORM,
+        "unknown": FREE_FORM,
+    },
+)
+WRONG = st.none() | st.booleans() | st.floats() | st.text(max_size=3) | st.integers() | st.lists(st.integers())
+MSGPACK = [("content-type", b"application/msgpack")]
+
+
+def checked(value: Any, key: Any, headers: Any, event_type: int = 0) -> Event | Rejected:
+    outcome = decode(value, key, headers, event_type, 5, NOW_MS)
+    if isinstance(outcome, Rejected):
+        assert outcome.reason
+        return outcome
+    assert isinstance(outcome, Event)
+    assert outcome.key == key
+    assert 0 < len(outcome.item_id.encode()) <= limits.id_bytes_max
+    assert "\x00" not in outcome.item_id
+    assert limits.timestamp_ms_min <= outcome.timestamp_ms <= NOW_MS + limits.future_skew_ms
+    assert 0 <= outcome.fingerprint < 2**64
+    assert (outcome.type, outcome.offset) == (event_type, 5)
+    return outcome
+
+
+@settings(max_examples=400)
+@given(st.binary(max_size=200) | st.none(), st.binary(max_size=10) | st.none(), HEADERS, st.integers(0, 2))
+@example(b"[" * 60_000, b"u", [], 0)
+@example(b"\x91" * 60_000, b"u", MSGPACK, 0)
+@example(b"\xdd\xff\xff\xff\xff", b"u", MSGPACK, 0)
+@example(b"\xdf\xff\xff\xff\xff", b"u", MSGPACK, 0)
+def test_any_bytes_and_headers_are_answered(value: Any, key: Any, headers: Any, event_type: int) -> None:
+    checked(value, key, headers, event_type)
+
+
+@settings(max_examples=400)
+@given(BODIES, st.data())
+def test_mutated_events_are_answered(body: dict[str, Any], data: st.DataObject) -> None:
+    if data.draw(st.booleans()):
+        body[data.draw(st.sampled_from(sorted(body)))] = data.draw(WRONG)
+    packed = data.draw(st.booleans())
+    value = bytearray(_encoded(body, packed))
+    for _ in range(data.draw(st.integers(0, 3))):
+        at = data.draw(st.integers(0, len(value) - 1))
+        value[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=2))
+        if not value:
+            break
+    key = data.draw(st.just(str(body["user_id"]).encode()) | st.binary(max_size=3) | st.none())
+    checked(bytes(value), key, [*(MSGPACK if packed else []), *data.draw(HEADERS)])
+
+
+def _encoded(body: dict[str, Any], packed: bool) -> bytes:
+    try:
+        return (msgspec.msgpack if packed else msgspec.json).encode(body)
+    except (OverflowError, ValueError):  # an integer beyond 64 bits has no msgpack
+        return msgspec.json.encode(body)
+
+
+@settings(max_examples=200)
+@given(BODIES)
+def test_json_and_msgpack_of_one_event_are_answered_alike(body: dict[str, Any]) -> None:
+    value = body.get("value")
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        body["value"] = None  # JSON has no such number
+    key = body["user_id"].encode()
+    of_json = checked(msgspec.json.encode(body), key, [])
+    of_msgpack = checked(msgspec.msgpack.encode(body), key, MSGPACK)
+    if isinstance(of_json, Event):
+        assert of_json == of_msgpack
+    else:
+        assert isinstance(of_msgpack, Rejected)
+        assert of_json.code == of_msgpack.code
+
+
+@given(st.text(min_size=1, max_size=30).filter(lambda text: text.isprintable()), st.integers(0, NOW_MS))
+def test_what_is_taken_is_what_was_sent(text: str, timestamp_ms: int) -> None:
+    body = {"user_id": text, "item_id": text[::-1], "timestamp": timestamp_ms}
+    event = checked(msgspec.json.encode(body), text.encode(), [])
+    assert event == Event(text.encode(), text[::-1], 0, timestamp_ms, 5, 0)

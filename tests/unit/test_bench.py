@@ -1,0 +1,225 @@
+"""The bench's arithmetic: stretches, recorded batches, waves, ratios, and the checks of what was measured."""
+
+import os
+import re
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from operators.process import decode_chunks
+from streams.bench import ceilings, pipeline, runs, summary
+from streams.bench.lab import Backlog, BenchError, Process, backlog_of, subprocess_environment
+from streams.bench.runs import Listed, stretch_of
+from tests.fakes import NOW_MS, FakeEncoder, items, record
+
+PARTITIONS = 4
+
+
+def _purchases(count: int, users: int = 7) -> list[tuple[bytes, bytes]]:
+    made = [record(n, f"user-{n * n % users}", f"item-{n % 5}", NOW_MS - 1000 + n) for n in range(count)]
+    return [(one.key or b"", one.value or b"") for one in made]
+
+
+def _listed_of(backlog: Backlog, batch_events: int) -> list[Listed]:
+    """Lists as a worker would publish them that takes ``batch_events`` of each partition at a time."""
+    lists: list[Listed] = []
+    longest = max(map(len, backlog.records))
+    for number, start in enumerate(range(0, longest, batch_events)):
+        causes: dict[bytes, list[tuple[int, int]]] = {}
+        for partition, part in enumerate(backlog.records):
+            for stored in part[start : start + batch_events]:
+                causes.setdefault(stored.key, []).append((partition, stored.offset))
+        lists += [Listed(1_000 + 10 * number + 5, 1_000 + 10 * number, key, of_key) for key, of_key in causes.items()]
+    return lists
+
+
+def test_backlog_keeps_order_and_puts_a_user_in_one_partition() -> None:
+    events = _purchases(200)
+    backlog = backlog_of("x", events, PARTITIONS)
+    assert backlog.topics == ("x-view", "x-click", "x-purchase")
+    assert backlog.events == sum(map(len, backlog.records)) == 200
+    for user in {key for key, _ in events}:
+        held = [[stored.value for stored in part if stored.key == user] for part in backlog.records]
+        assert [values for values in held if values] == [[value for key, value in events if key == user]]
+    assert all([stored.offset for stored in part] == list(range(len(part))) for part in backlog.records)
+
+
+def test_stretch_leaves_the_first_batch_out() -> None:
+    lists = [
+        Listed(1_000, 990, b"a", [(0, 0), (0, 1)]),
+        Listed(1_100, 990, b"b", [(1, 0)]),
+        Listed(1_600, 1_200, b"a", [(0, 2), (0, 3), (0, 4)]),
+        Listed(2_100, 1_700, b"b", [(1, 1)]),
+    ]
+    stretch = stretch_of(lists)
+    assert (stretch.events, stretch.lists, stretch.seconds) == (4, 2, 1.0)
+    assert (stretch.events_per_s, stretch.lists_per_s) == (4.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    "lists", [[], [Listed(5, 1, b"a", [(0, 0)])], [Listed(5, 1, b"a", []), Listed(5, 2, b"a", [])]]
+)
+def test_stretch_of_one_moment_is_refused(lists: list[Listed]) -> None:
+    with pytest.raises(BenchError, match="raise --events"):
+        stretch_of(lists)
+
+
+def test_a_contender_that_loses_or_repeats_events_is_refused() -> None:
+    backlog = backlog_of("x", _purchases(50), PARTITIONS)
+    lists = _listed_of(backlog, 5)
+    runs._check_complete(lists, backlog)
+    with pytest.raises(BenchError, match="50 events"):
+        runs._check_complete(lists[1:], backlog)
+    with pytest.raises(BenchError, match="caused several"):
+        runs._check_complete([*lists, lists[0]], backlog)
+
+
+def test_recorded_batches_are_those_of_the_run() -> None:
+    backlog = backlog_of("x", _purchases(120), PARTITIONS)
+    lists = _listed_of(backlog, 10)
+    batches = ceilings.recorded_batches(lists, backlog)
+    assert len(batches) == len({listed.generated_at_ms for listed in lists})
+    again = [stored for batch in batches for chunk in batch if chunk.partition == 2 for stored in chunk.records]
+    assert again == backlog.records[2]
+    for number, batch in enumerate(batches):
+        decoded = decode_chunks(batch, NOW_MS)
+        published = [listed for listed in lists if listed.generated_at_ms == 1_000 + 10 * number]
+        assert decoded.dead_letters == []
+        assert Counter({user.key: len(events) for user, events in decoded.users.items()}) == Counter(
+            {listed.key: len(listed.caused_by) for listed in published}
+        )
+
+
+class _CountingEncoder(FakeEncoder):
+    """Keeps the rows of every step and the size of every ranking call."""
+
+    def __init__(self) -> None:
+        super().__init__(items(5))
+        self.waves: list[list[int]] = []
+        self.ranked: list[int] = []
+
+    def step(self, hidden: Any, rows: Any, types: Any, gaps: Any) -> Any:
+        self.waves.append(rows.tolist())
+        return super().step(hidden, rows, types, gaps)
+
+    def top_k(self, vectors: Any, k: int) -> Any:
+        self.ranked.append(len(vectors))
+        return super().top_k(vectors, k)
+
+
+def test_encoder_alone_takes_the_waves_of_the_pipeline() -> None:
+    backlog = backlog_of("x", _purchases(120), PARTITIONS)
+    batches = ceilings.recorded_batches(_listed_of(backlog, 10), backlog)
+    alone, core = _CountingEncoder(), _CountingEncoder()
+    encoder: Any = alone
+    rate = ceilings.encoder_alone(encoder, batches)
+    encoder = core
+    done = ceilings.core_alone(encoder, batches)
+    assert [sorted(rows) for rows in alone.waves] == [sorted(rows) for rows in core.waves]
+    assert alone.ranked == core.ranked
+    assert rate.events_per_s / rate.lists_per_s == pytest.approx(120 / sum(alone.ranked))
+    assert sum(effects.counts.folded for effects in done.effects) == 120
+
+
+def test_state_store_is_measured_with_the_values_of_the_run(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    backlog = backlog_of("x", _purchases(40), PARTITIONS)
+    encoder: Any = FakeEncoder(items(5))
+    done = ceilings.core_alone(encoder, ceilings.recorded_batches(_listed_of(backlog, 10), backlog))
+    monkeypatch.setattr(ceilings, "_SECONDS_MIN", 0.01)
+    writes, loads = ceilings.state_per_s(tmp_path / "store", done.effects)
+    assert writes > 0 < loads
+    store = ceilings.StateStore(tmp_path / "store", block_cache_mb=8, write_buffer_mb=8)
+    last = done.effects[-1].puts[0]
+    store.open(last.user.partition)
+    assert store.load(last.user.partition, [last.user.key]) == [last.value]
+    store.close_all()
+
+
+_FIGURES = {
+    "events_per_s": 20_000.0,
+    "lists_per_s": 2_000.0,
+    "events_per_list": 10.0,
+    "encoder_events_per_s": 50_000.0,
+    "encoder_lists_per_s": 5_000.0,
+    "core_events_per_s": 30_000.0,
+    "core_lists_per_s": 3_000.0,
+    "small_batches_events_per_s": 9_000.0,
+    "small_batches_lists_per_s": 3_000.0,
+    "small_batches_events_per_list": 3.0,
+    "small_batches_encoder_events_per_s": 30_000.0,
+    "small_batches_encoder_lists_per_s": 10_000.0,
+    "naive_events_per_s": 500.0,
+    "naive_lists_per_s": 500.0,
+    "client_consume_per_s": 200_000.0,
+    "client_produce_per_s": 4_000.0,
+    "state_writes_per_s": 100_000.0,
+    "state_loads_per_s": 200_000.0,
+}
+
+
+def test_ratios_use_the_lowest_ceiling_in_events() -> None:
+    figures = summary.with_ratios(_FIGURES)
+    assert figures["ratio_naive"] == 40
+    assert figures["ratio_naive_lists"] == 4
+    assert figures["ceiling_events_per_s"] == 40_000  # 4,000 lists of 10 events each, below the encoder's 50,000
+    assert figures["ratio_ceiling"] == 0.5
+    assert figures["small_batches_ceiling_events_per_s"] == 12_000
+    assert figures["small_batches_ratio_ceiling"] == 0.75
+
+
+def test_summary_has_medians_and_spread() -> None:
+    rounds = [{**_FIGURES, "events_per_s": rate} for rate in (10_000.0, 30_000.0, 21_000.0)]
+    result = summary.summarize(rounds)
+    assert result["events_per_s"] == 21_000
+    assert result["ratio_naive"] == 42
+    assert result["spread"]["events_per_s"] == {"min": 10_000, "max": 30_000}
+    assert result["spread"]["ratio_naive"] == {"min": 20, "max": 60}
+    assert set(result["spread"]) == set(result) - {"spread"}
+
+
+def test_the_result_has_what_the_table_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    encoder: Any = FakeEncoder(items(5))
+    encoder.manifest = type("Manifest", (), {"items": 6})
+    options = replace(pipeline.PipelineOptions(), rounds=2)
+    rounds = [{**_FIGURES, "stage.decode": 3.0}, {**_FIGURES, "stage.decode": 5.0}]
+    result = pipeline._result(options, encoder, rounds)
+    assert result["stages_us_per_event"] == {"decode": 4.0}
+    assert result["catalogue_items"] == 5
+    assert {"cpu", "cores", "memory_gb", "python"} <= set(result["machine"])
+    assert result["versions"]["faust-streaming"]
+    assert not [name for name in result if name.startswith("stage.")]
+    summary.show(result)
+    shown = capsys.readouterr().out
+    assert re.search(r"naive Faust agent +500 \(500 to 500\) +500 \(500 to 500\)", shown)
+    assert "0.50 of the lowest ceiling (40,000 events/s); 0.75 with small batches" in shown
+
+
+@pytest.mark.parametrize("changes", [{"rounds": 0}, {"events": 10}, {"naive_events": 1}, {"events": 10**9}])
+def test_options_that_cannot_be_measured(changes: dict[str, int]) -> None:
+    with pytest.raises(BenchError, match=r"--rounds|--events"):
+        pipeline.run(replace(pipeline.PipelineOptions(), **changes), lambda _: None)
+
+
+def test_no_setting_leaks_into_a_measured_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADWATER_WORKER_LIST_ITEMS", "3")
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    environment = subprocess_environment({"HEADWATER_BROKER": "here:1"})
+    assert [name for name in environment if name.startswith("HEADWATER_")] == ["HEADWATER_BROKER"]
+    assert environment["OMP_NUM_THREADS"] == "1"
+    assert environment["PATH"] == os.environ["PATH"]
+
+
+def test_stage_seconds_are_read_from_the_metrics() -> None:
+    assert runs._stage('headwater_stage_seconds_total{stage="decode"} 1.250000') == ("decode", 1.25)
+
+
+def test_the_end_of_a_log_is_shown(tmp_path: Any) -> None:
+    log = tmp_path / "log"
+    log.write_text("x" * 5_000 + "the reason\n")
+    child: Any = type("Child", (), {"poll": lambda self: 1})()
+    process = Process(child, log)
+    assert not process.is_running
+    assert process.log_tail().endswith("the reason")
+    assert len(process.log_tail()) < 2_000

@@ -1,0 +1,164 @@
+"""Lists, case by case; tests/property/test_ranking.py holds them against brute force."""
+
+import msgspec
+import numpy as np
+
+from operators import limits
+from operators.candidates.popularity import Popularity
+from operators.fold import fold
+from operators.interest import refresh
+from operators.ranking import Cause, Policy, RankedItem, RecommendationList, encode_list, rank
+from operators.state import UserState
+from tests.fakes import FakeEncoder, event, items
+
+NONE = frozenset[str]()
+"""Withdrawn items."""
+
+
+def state_of(encoder: FakeEncoder, *history: str) -> UserState:
+    state = UserState()
+    outcome = fold(state, [event(n, item, 1_000 * n) for n, item in enumerate(history)], encoder)
+    if outcome.job is not None:
+        hidden, vectors = refresh(encoder, [outcome.job])
+        state.hidden, state.vector = hidden[0], vectors[0]
+    return state
+
+
+def popular(*ordered: str) -> Popularity:
+    popularity = Popularity()
+    for count, item in enumerate(reversed(ordered), 1):
+        for _ in range(count):
+            popularity.add(item, 1_000)
+    return popularity
+
+
+def ids(listed: list[RankedItem]) -> list[str]:
+    return [item.item_id for item in listed]
+
+
+def test_unknown_users_get_what_is_popular() -> None:
+    encoder = FakeEncoder(items(30))
+    popularity = popular("item-5", "not-in-the-model", "item-2")
+    states = [UserState(), state_of(encoder, "unheard-of")]
+    for listed in rank(states, [popularity] * 2, encoder, Policy(), NONE):
+        assert ids(listed) == ["item-5", "not-in-the-model", "item-2"]
+        assert [item.source for item in listed] == ["popularity"] * 3
+        assert [item.rank for item in listed] == [1, 2, 3]
+        assert listed[0].score == 1.0
+
+
+def test_nobody_knows_anything_in_the_beginning() -> None:
+    assert rank([UserState()], [Popularity()], FakeEncoder(items(3)), Policy(), NONE) == [[]]
+    assert rank([], [], FakeEncoder(items(3)), Policy(), NONE) == []
+
+
+def test_withdrawn_items_are_in_no_list() -> None:
+    encoder = FakeEncoder(items(30))
+    known, unknown = state_of(encoder, "item-1"), UserState()
+    popularity = popular("item-0", "item-1", "item-2")
+    before = rank([known, unknown], [popularity] * 2, encoder, Policy(), NONE)
+    withdrawn = {*ids(before[0])[:4], "item-0"}
+    for item in withdrawn:
+        encoder.set_available(item, False)
+    after = rank([known, unknown], [popularity] * 2, encoder, Policy(), withdrawn)
+    assert not withdrawn & {*ids(after[0]), *ids(after[1])}
+    assert ids(after[0])[:6] == [item for item in ids(before[0]) if item not in withdrawn][:6]
+    assert ids(after[1]) == ["item-1", "item-2"]
+    assert len(after[0]) == 10
+
+
+def test_a_list_that_the_filters_leave_short_is_filled_with_popular_items() -> None:
+    encoder = FakeEncoder(items(12))
+    for n in range(8):
+        encoder.set_available(f"item-{n}", False)
+    popularity = popular("item-9", "p-1", "p-2", "item-8", "p-3", "item-0")
+    (listed,) = rank([state_of(encoder, "item-0")], [popularity], encoder, Policy(list_items=6), {"item-0"})
+    assert {*ids(listed)[:4]} == {"item-8", "item-9", "item-10", "item-11"}
+    assert [item.source for item in listed] == ["encoder"] * 4 + ["popularity"] * 2
+    assert ids(listed)[4:] == ["p-1", "p-2"]
+    assert [item.rank for item in listed] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_catalogue_smaller_than_a_list_gives_all_of_it() -> None:
+    encoder = FakeEncoder(items(5))
+    state = state_of(encoder, "item-0", "item-3")
+    (kept,) = rank([state], [Popularity()], encoder, Policy(), NONE)
+    (unseen,) = rank([state], [Popularity()], encoder, Policy(seen_items="drop"), NONE)
+    assert {*ids(kept)} == {*items(5)}
+    assert ids(unseen) == [item for item in ids(kept) if item not in ("item-0", "item-3")]
+
+
+def test_seen_items_are_dropped_from_both_sources() -> None:
+    encoder = FakeEncoder(items(limits.history_events_max + 4))
+    history = items(limits.history_events_max)
+    state = state_of(encoder, *history)
+    popularity = popular("item-0", "item-1", "p-1")
+    (listed,) = rank([state], [popularity], encoder, Policy(seen_items="drop"), NONE)
+    assert {*ids(listed)} == {"item-50", "item-51", "item-52", "item-53", "p-1"}
+
+
+def test_because_is_the_nearest_item_of_the_recent_history() -> None:
+    encoder = FakeEncoder(items(40))
+    history = [f"item-{n}" for n in (3, 17, 29)]
+    (listed,) = rank([state_of(encoder, *history, "unheard-of")], [Popularity()], encoder, Policy(), NONE)
+    for item in listed:
+        near = {
+            seen: float(encoder.matrix[encoder.row_of(item.item_id)] @ encoder.matrix[encoder.row_of(seen)])
+            for seen in history
+        }
+        assert item.because == [max(near, key=lambda seen: near[seen])]
+
+
+def test_because_is_empty_where_nothing_recent_is_in_the_model_or_nobody_asked() -> None:
+    encoder = FakeEncoder(items(40))
+    state = state_of(encoder, "item-1", *(f"unheard-of-{n}" for n in range(16)))
+    (listed,) = rank([state], [Popularity()], encoder, Policy(), NONE)
+    assert [item.because for item in listed] == [[]] * 10
+    (silent,) = rank([state_of(encoder, "item-1")], [Popularity()], encoder, Policy(explain=False), NONE)
+    assert [item.because for item in silent] == [[]] * 10
+
+
+def test_more_users_than_one_scoring_call_takes() -> None:
+    encoder = FakeEncoder(items(25))
+    states = [state_of(encoder, f"item-{n % 25}") for n in range(2 * limits.score_batch_lists + 3)]
+    states[limits.score_batch_lists] = UserState()
+    popularity = popular("item-7")
+    together = rank(states, [popularity] * len(states), encoder, Policy(), NONE)
+    for n, state in enumerate(states):
+        assert ids(together[n]) == ids(rank([state], [popularity], encoder, Policy(), NONE)[0])
+
+
+def test_scores_are_those_of_the_encoder() -> None:
+    encoder = FakeEncoder(items(25))
+    state = state_of(encoder, "item-4", "item-9")
+    (listed,) = rank([state], [Popularity()], encoder, Policy(), NONE)
+    assert state.vector is not None
+    for item in listed:
+        row = encoder.row_of(item.item_id)
+        exact = float(np.dot(encoder.matrix[row], state.vector) + encoder.bias[row])
+        assert abs(item.score - exact) < 1e-4
+
+
+def test_a_list_as_json() -> None:
+    listed = RecommendationList(
+        request_id="view-0-7",
+        user_id="u",
+        generated_at=2,
+        event_time=1,
+        caused_by=[Cause("view", 0, 7)],
+        model_version="m",
+        variant="default",
+        degraded=False,
+        items=[RankedItem("i", 1, 0.5, "encoder", ["j"])],
+    )
+    assert msgspec.json.decode(encode_list(listed)) == {
+        "request_id": "view-0-7",
+        "user_id": "u",
+        "generated_at": 2,
+        "event_time": 1,
+        "caused_by": [{"topic": "view", "partition": 0, "offset": 7}],
+        "model_version": "m",
+        "variant": "default",
+        "degraded": False,
+        "items": [{"item_id": "i", "rank": 1, "score": 0.5, "source": "encoder", "because": ["j"]}],
+    }

@@ -1,0 +1,123 @@
+"""The cache of decoded states: read through, bounded, and forgotten on a rebalance."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from operators import limits, state
+from operators.candidates.popularity import Popularity
+from operators.partition import partition_of
+from operators.process import UserKey
+from operators.state import StateError, UserState
+from streams.states import POPULARITY_KEY, States
+from streams.store import StateStore
+
+PARTITIONS = 4
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[StateStore]:
+    opened = StateStore(tmp_path, block_cache_mb=8, write_buffer_mb=8)
+    for partition in range(PARTITIONS):
+        opened.open(partition)
+    yield opened
+    opened.close_all()
+
+
+def user(name: str) -> UserKey:
+    return UserKey(partition_of(name.encode(), PARTITIONS), name.encode())
+
+
+def stored(store: StateStore, name: str, item: str, offset: int = 0) -> None:
+    of_user = UserState()
+    of_user.append(item, 0, 1_000, 0)
+    store.write(user(name).partition, [(name.encode(), state.encode(of_user))], offset)
+
+
+def test_loads_what_is_stored_and_makes_what_is_not(store: StateStore) -> None:
+    stored(store, "ann", "milk")
+    stored(store, "bob", "tea")
+    states = States(store, PARTITIONS, 10)
+    loaded = states.load([user("bob"), user("eve"), user("ann")])
+    assert loaded[user("ann")].history_items == ["milk"]
+    assert loaded[user("bob")].history_items == ["tea"]
+    assert loaded[user("eve")].history_items == []
+    assert len(states) == 3
+
+
+def test_a_cached_state_is_the_same_object_and_the_store_is_not_asked(store: StateStore) -> None:
+    states = States(store, PARTITIONS, 10)
+    first = states.load([user("ann")])[user("ann")]
+    stored(store, "ann", "milk")
+    assert states.load([user("ann")])[user("ann")] is first
+
+
+def test_forgetting_goes_back_to_the_store(store: StateStore) -> None:
+    states = States(store, PARTITIONS, 10)
+    states.load([user("ann")])
+    states.popularity([0])[0].add("milk", 1_000)
+    stored(store, "ann", "milk")
+    states.forget()
+    assert len(states) == 0
+    assert states.load([user("ann")])[user("ann")].history_items == ["milk"]
+    assert states.popularity([0])[0].events == 0
+
+
+def test_the_least_recently_used_leave_and_never_one_of_the_batches_in_work(store: StateStore) -> None:
+    states = States(store, PARTITIONS, 1)  # less than the batches in work can touch: the floor holds
+    floor = 4 * limits.batch_events_max
+    users = [user(f"user-{n}") for n in range(floor)]
+    loaded = states.load(users)
+    assert len(states) == floor
+    states.load(users[:100])
+    states.load([user("one-more")])
+    assert len(states) == floor
+    again = states.load(users)
+    left = [one for one in users if again[one] is not loaded[one]]
+    assert len(left) == 1
+    assert left[0] not in users[:100]
+
+
+def test_a_user_on_the_wrong_partition_is_counted_and_explained_once(
+    store: StateStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    states = States(store, PARTITIONS, 10)
+    with caplog.at_level(logging.WARNING):
+        states.load([user("ann")])
+        assert states.misplaced_users == 0
+        for name in ("ann", "bob"):
+            states.load([UserKey((user(name).partition + 1) % PARTITIONS, name.encode())])
+    assert states.misplaced_users == 2
+    assert len(caplog.records) == 1
+    assert "murmur2" in caplog.text
+    assert "'ann'" in caplog.text
+
+
+def test_popularity_is_restored_and_due_after_enough_events(store: StateStore) -> None:
+    popularity = Popularity()
+    popularity.add("milk", 1_000)
+    store.write(2, [(POPULARITY_KEY, popularity.snapshot())], 0)
+    states = States(store, PARTITIONS, 10)
+    restored = states.popularity([1, 2])
+    assert restored[2].top(1) == [("milk", 1.0)]
+    assert restored[1].events == 0
+    for n in range(99):
+        restored[2].add("tea", 1_000 + n)
+    assert states.due_snapshots(100) == []
+    restored[2].add("tea", 99_000)
+    ((partition, value),) = states.due_snapshots(100)
+    assert partition == 2
+    assert Popularity.restore(value).events == 101
+    assert states.due_snapshots(1) == []
+
+
+def test_a_damaged_state_is_an_error_not_a_new_user(store: StateStore) -> None:
+    store.write(user("ann").partition, [(b"ann", b"\x01 damaged")], 0)
+    with pytest.raises(StateError):
+        States(store, PARTITIONS, 10).load([user("ann")])
+
+
+def test_no_user_has_the_key_of_the_popularity() -> None:
+    assert POPULARITY_KEY[0] == 0  # ids hold no control character
