@@ -1,6 +1,7 @@
 """The interest vector: the encoder's protocol, its inputs, and the wave scheduler that refreshes many users at once."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
@@ -87,9 +88,9 @@ class Job(NamedTuple):
     """Events to apply to one user: hidden is (S,) or None for a fresh state; the lists have equal length >= 1."""
 
     hidden: NDArray[np.float32] | None
-    rows: Sequence[int]
-    types: Sequence[int]
-    gaps: Sequence[int]
+    rows: list[int]
+    types: list[int]
+    gaps: list[int]
 
 
 def refresh(encoder: Encoder, jobs: Sequence[Job]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -108,17 +109,19 @@ def refresh(encoder: Encoder, jobs: Sequence[Job]) -> tuple[NDArray[np.float32],
         start = jobs[j].hidden
         if start is not None:
             hidden[place] = start
-    active = count
-    for wave in range(len(jobs[order[0]].rows) if count else 0):
-        while len(jobs[order[active - 1]].rows) <= wave:
-            active -= 1
-        members = [jobs[j] for j in order[:active]]
-        hidden[:active], vectors[:active] = encoder.step(
-            hidden[:active],
-            np.fromiter((job.rows[wave] for job in members), np.int64, active),
-            np.fromiter((job.types[wave] for job in members), np.int64, active),
-            np.fromiter((job.gaps[wave] for job in members), np.int64, active),
-        )
+    lengths = np.array([len(jobs[j].rows) for j in order], np.int64)
+    starts = np.cumsum(lengths) - lengths
+    rows = _flat([jobs[j].rows for j in order])
+    types = _flat([jobs[j].types for j in order])
+    gaps = _flat([jobs[j].gaps for j in order])
+    for wave in range(int(lengths[0]) if count else 0):
+        active = int(np.searchsorted(-lengths, -wave))  # jobs of more than `wave` events: a prefix
+        at = starts[:active] + wave
+        hidden[:active], vectors[:active] = encoder.step(hidden[:active], rows[at], types[at], gaps[at])
     back = np.empty(count, np.int64)
     back[order] = np.arange(count)
     return hidden[back], vectors[back]
+
+
+def _flat(lists: Sequence[list[int]]) -> NDArray[np.int64]:
+    return np.fromiter(chain.from_iterable(lists), np.int64, sum(map(len, lists)))

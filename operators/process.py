@@ -114,23 +114,25 @@ NO_EFFECTS: Final = Effects([], [], [], Counts())
 
 def decode_chunks(chunks: Iterable[Chunk], now_ms: int) -> Batch:
     """Check every record of the chunks and group the events by user."""
-    users: dict[UserKey, list[Event]] = {}
+    by_partition: dict[int, dict[bytes, list[Event]]] = {}
     dead_letters: list[DeadLetter] = []
     records = 0
     for chunk in chunks:
         records += len(chunk.records)
         event_type, partition = chunk.event_type, chunk.partition
+        users = by_partition.setdefault(partition, {})
         for record in chunk.records:
             event = decode(record.value, record.key, record.headers, event_type, record.offset, now_ms)
             if isinstance(event, Rejected):
                 dead_letters.append(DeadLetter(chunk.topic, partition, record, event))
-                continue
-            user = UserKey(partition, event.key)
-            if user in users:
-                users[user].append(event)
+            elif event.key in users:
+                users[event.key].append(event)
             else:
-                users[user] = [event]
-    return Batch(users, dead_letters, records)
+                users[event.key] = [event]
+    grouped = {
+        UserKey(partition, key): events for partition, users in by_partition.items() for key, events in users.items()
+    }
+    return Batch(grouped, dead_letters, records)
 
 
 def process_batch(
@@ -173,7 +175,7 @@ def process_batch(
         for user, items in zip(users, ranked, strict=True)
     ]
     puts = [PutState(user, state.encode(states[user])) for user in users]
-    return Effects(puts, lists, batch.dead_letters, _count(batch, folded, ranked, encoder))
+    return Effects(puts, lists, batch.dead_letters, _count(batch, folded, ranked))
 
 
 def _refresh(folded: Mapping[UserKey, Folded], states: Mapping[UserKey, UserState], encoder: Encoder) -> None:
@@ -188,9 +190,7 @@ def _refresh(folded: Mapping[UserKey, Folded], states: Mapping[UserKey, UserStat
 
 def _move_popularity(folded: Mapping[UserKey, Folded], popularity: Mapping[int, Popularity]) -> None:
     for user, outcome in folded.items():
-        add = popularity[user.partition].add
-        for event in outcome.fresh:
-            add(event.item_id, event.timestamp_ms)
+        popularity[user.partition].extend([(event.item_id, event.timestamp_ms) for event in outcome.fresh])
 
 
 def _encode_list(
@@ -218,16 +218,14 @@ def _encode_list(
     )
 
 
-def _count(
-    batch: Batch, folded: Mapping[UserKey, Folded], ranked: Sequence[Sequence[ranking.RankedItem]], encoder: Encoder
-) -> Counts:
-    fresh = [event for outcome in folded.values() for event in outcome.fresh]
+def _count(batch: Batch, folded: Mapping[UserKey, Folded], ranked: Sequence[Sequence[ranking.RankedItem]]) -> Counts:
+    outcomes = folded.values()
     return Counts(
         records=batch.records,
-        folded=len(fresh),
-        duplicates=sum(outcome.duplicates for outcome in folded.values()),
-        late=sum(outcome.late for outcome in folded.values()),
+        folded=sum(len(outcome.fresh) for outcome in outcomes),
+        duplicates=sum(outcome.duplicates for outcome in outcomes),
+        late=sum(outcome.late for outcome in outcomes),
         rejected=len(batch.dead_letters),
-        unknown_items=sum(encoder.row_of(event.item_id) == 0 for event in fresh),
+        unknown_items=sum(outcome.unknown for outcome in outcomes),
         popularity_lists=sum(bool(items) and items[0].source == "popularity" for items in ranked),
     )

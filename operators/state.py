@@ -3,12 +3,14 @@
 import struct
 import zlib
 from array import array
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from operators import limits
+from operators.events import Event
 
 __all__ = ["SCHEMA_VERSION", "SOURCE_SLOTS", "StateError", "UserState", "decode", "encode"]
 
@@ -85,23 +87,29 @@ class UserState:
         """Event times of the history, oldest first."""
         return self.times_ms.tolist()
 
-    def append(self, item_id: str, event_type: int, timestamp_ms: int, fingerprint: int) -> None:
-        """Add the newest event; the oldest one leaves a full history."""
-        self.item_ids = self.item_ids + _SEPARATOR + item_id.encode() if self.types else item_id.encode()
-        self.types.append(event_type)
-        self.times_ms.append(timestamp_ms)
-        self.fingerprints.append(fingerprint)
-        if len(self.types) > limits.history_events_max:
-            self.item_ids = self.item_ids[self.item_ids.index(0) + 1 :]
-            del self.types[0], self.times_ms[0], self.fingerprints[0]
+    def extend(self, events: Sequence[Event]) -> None:
+        """Add the newest events, oldest first; the oldest ones leave a full history."""
+        if not events:
+            return
+        events = events[-limits.history_events_max :]
+        excess = len(self.types) + len(events) - limits.history_events_max
+        if excess > 0:
+            kept = self.item_ids.split(_SEPARATOR, excess)[excess:]
+            self.item_ids = kept[0] if kept else b""
+            del self.types[:excess], self.times_ms[:excess], self.fingerprints[:excess]
+        added = "\x00".join([event.item_id for event in events]).encode()
+        self.item_ids = self.item_ids + _SEPARATOR + added if self.types else added
+        self.types.extend([event.type for event in events])
+        self.times_ms.extend([event.timestamp_ms for event in events])
+        self.fingerprints.extend([event.fingerprint for event in events])
 
-    def insert(self, place: int, item_id: str, event_type: int, timestamp_ms: int, fingerprint: int) -> None:
+    def insert(self, place: int, event: Event) -> None:
         """Put an event before the one at ``place``; the oldest one leaves a full history."""
         items = self.history_items
-        items.insert(place, item_id)
-        self.types.insert(place, event_type)
-        self.times_ms.insert(place, timestamp_ms)
-        self.fingerprints.insert(place, fingerprint)
+        items.insert(place, event.item_id)
+        self.types.insert(place, event.type)
+        self.times_ms.insert(place, event.timestamp_ms)
+        self.fingerprints.insert(place, event.fingerprint)
         if len(items) > limits.history_events_max:
             del items[0], self.types[0], self.times_ms[0], self.fingerprints[0]
         self.item_ids = "\x00".join(items).encode()

@@ -125,7 +125,9 @@ class Worker:
             ) from None
         self.engine.start()
         await self._until_ended(asyncio.ensure_future(self.app.start()))
-        self._tasks = [asyncio.create_task(self._housekeeping(), name="headwater-housekeeping")]
+        housekeeping = asyncio.create_task(self._housekeeping(), name="headwater-housekeeping")
+        housekeeping.add_done_callback(self._on_task_end)
+        self._tasks = [housekeeping]
 
     def _new_engine(self, encoder: OnnxEncoder, catalog: Catalog, partitions: Mapping[str, int]) -> Engine:
         topics, worker = self.settings.topics, self.settings.worker
@@ -198,6 +200,11 @@ class Worker:
 
     def _accepts(self, intake: Intake) -> bool:
         return self.app.chunk_consumer.accepts(intake.generation)
+
+    def _on_task_end(self, task: "asyncio.Task[None]") -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
         if not self._crash.done():

@@ -7,6 +7,8 @@ changelog gives back, and a periodic flush bounds how much that is.
 
 import fcntl
 import shutil
+import stat
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
@@ -44,6 +46,7 @@ class StateStore:
         )
         self._write_buffer_bytes = write_buffer_mb * _MB
         self._databases: dict[int, Rdict] = {}
+        self._closing = threading.Lock()
         self._write_options = WriteOptions()
         self._write_options.disable_wal = True  # pyright: ignore[reportAttributeAccessIssue]  # rocksdict's stub lacks it
 
@@ -71,10 +74,11 @@ class StateStore:
 
     def close(self, partition: int) -> None:
         """Flush and close a partition's database; one that is not open is left alone."""
-        database = self._databases.pop(partition, None)
-        if database is not None:
-            database.flush()
-            database.close()
+        with self._closing:
+            database = self._databases.pop(partition, None)
+            if database is not None:
+                database.flush()
+                database.close()
 
     def close_all(self) -> None:
         """Flush and close every database."""
@@ -113,12 +117,15 @@ class StateStore:
 
     def flush(self) -> None:
         """Write the memtables of every partition to disk: the tail to restore after a crash starts anew."""
-        for database in list(self._databases.values()):
-            database.flush()
+        for partition in list(self._databases):
+            with self._closing:
+                database = self._databases.get(partition)
+                if database is not None:
+                    database.flush()
 
     def size_bytes(self) -> int:
         """Bytes on disk."""
-        return sum(file.stat().st_size for file in self.directory.rglob("*") if file.is_file())
+        return sum(_size_bytes(file) for file in self.directory.rglob("*"))
 
     def _database(self, partition: int) -> Rdict:
         try:
@@ -156,3 +163,11 @@ def _locked(directory: Path) -> IO[str]:
             f"state directory {directory} is in use by another worker: give each its own worker.data_dir"
         ) from None
     return file
+
+
+def _size_bytes(path: Path) -> int:
+    try:
+        found = path.stat()
+    except FileNotFoundError:  # compactions remove files at any time
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0

@@ -147,3 +147,8 @@ def event(
     """An accepted event."""
     fingerprint = 0 if event_id is None else fingerprint_of(event_id)
     return Event(user.encode(), item, event_type, timestamp_ms, offset, fingerprint)
+
+
+def past(item: str, event_type: int, timestamp_ms: int, fingerprint: int) -> Event:
+    """An event as a history keeps it."""
+    return Event(b"u", item, event_type, timestamp_ms, 0, fingerprint)

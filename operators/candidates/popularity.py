@@ -1,6 +1,6 @@
 """Popularity that moves with the stream: one exponentially decayed count per item."""
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from heapq import nlargest, nsmallest
 from typing import Any, Final
 
@@ -11,6 +11,8 @@ from operators import limits
 __all__ = ["Popularity", "PopularityError"]
 
 _EXPONENT_MAX: Final = 64.0
+_RANKING_EVENTS_SHARE: Final = 200
+"""The ranking is made anew when the events have grown by one part in this many: it costs far more than an event."""
 _RANKED_ITEMS: Final = 2 * limits.candidates_max
 
 
@@ -36,7 +38,8 @@ class Popularity:
         self._half_life_ms = half_life_ms
         self._landmark_ms = 0
         self._weights: dict[str, float] = {}
-        self._ranked: list[str] | None = None
+        self._ranked: list[str] = []
+        self._rank_again_at = 0
         self.events = 0
         """Events folded so far."""
 
@@ -45,22 +48,29 @@ class Popularity:
 
     def add(self, item_id: str, timestamp_ms: int) -> None:
         """Fold one event."""
-        if not self._weights:
-            self._landmark_ms = timestamp_ms
-        exponent = (timestamp_ms - self._landmark_ms) / self._half_life_ms
-        if exponent > _EXPONENT_MAX:
-            self._move_landmark(timestamp_ms)
-            exponent = 0.0
-        self._weights[item_id] = self._weights.get(item_id, 0.0) + 2.0**exponent
-        self.events += 1
-        self._ranked = None
-        if len(self._weights) > limits.popularity_items_max:
-            self._evict()
+        self.extend([(item_id, timestamp_ms)])
+
+    def extend(self, events: Sequence[tuple[str, int]]) -> None:
+        """Fold events: item id and event time in ms."""
+        weights = self._weights
+        for item_id, timestamp_ms in events:
+            if not weights:
+                self._landmark_ms = timestamp_ms
+            exponent = (timestamp_ms - self._landmark_ms) / self._half_life_ms
+            if exponent > _EXPONENT_MAX:
+                self._move_landmark(timestamp_ms)
+                weights, exponent = self._weights, 0.0
+            weights[item_id] = weights.get(item_id, 0.0) + 2.0**exponent
+            if len(weights) > limits.popularity_items_max:
+                self._evict()
+                weights = self._weights
+        self.events += len(events)
 
     def top(self, count: int, excluded: Container[str] = ()) -> list[tuple[str, float]]:
         """The ``count`` most popular items that are not excluded, with their share of the top item's weight."""
-        if self._ranked is None:
+        if self.events >= self._rank_again_at:
             self._ranked = self._rank(_RANKED_ITEMS)
+            self._rank_again_at = self.events + 1 + self.events // _RANKING_EVENTS_SHARE
         chosen = [item for item in self._ranked if item not in excluded][:count]
         if len(chosen) < count and len(self._ranked) < len(self._weights):
             self._ranked = self._rank(len(self._weights))

@@ -147,16 +147,17 @@ class Lab:
             raise BenchError(f"{topic}: {len(records)} of {wanted} records came; the broker's log may say why")
         return records
 
-    async def wait_for_group(self, group: str, topic: str, events: int, process: "Process") -> None:
-        """Return when the group has committed ``events`` of a topic.
+    async def wait_for_group(self, group: str, backlog: Backlog, process: "Process") -> None:
+        """Return when the group has committed the whole backlog.
 
         Raises:
             BenchError: the process ended, or nothing was committed for a long time.
         """
-        before, since = -1, time.monotonic()
+        events, before, since = backlog.events, -1, time.monotonic()
+        partitions = [TopicPartition(backlog.topics[PURCHASE], n) for n in range(len(backlog.records))]
         async with self._admin() as admin:
             while True:
-                done = await _committed(admin, group, topic)
+                done = await _committed(admin, group, partitions)
                 if done >= events:
                     return
                 if done != before:
@@ -238,14 +239,14 @@ class Process:
         return self._log_file.read_text(errors="replace")[-_LOG_TAIL_CHARS:].strip() or "(nothing)"
 
 
-async def _committed(admin: Any, group: str, topic: str) -> int:
+async def _committed(admin: Any, group: str, partitions: list[Any]) -> int:
     try:
-        offsets: Mapping[Any, Any] = await admin.list_consumer_group_offsets(group)
+        offsets: Mapping[Any, Any] = await admin.list_consumer_group_offsets(group, partitions=partitions)
     except KafkaError as error:
         if not error.retriable:
             raise
         return 0  # the broker makes its offsets topic for the first group
-    return sum(max(at.offset, 0) for tp, at in offsets.items() if tp.topic == topic)
+    return sum(max(at.offset, 0) for at in offsets.values())
 
 
 def batches_of(producer: Any, records: Sequence[Outgoing]) -> list[Any]:

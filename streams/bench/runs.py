@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from operators.ranking import Cause
-from streams.bench.lab import PURCHASE, Backlog, BenchError, Lab, python, subprocess_environment
+from streams.bench.lab import Backlog, BenchError, Lab, python, subprocess_environment
 from streams.bench.naive import NaiveConfig
 from streams.settings import TopicSettings
 from streams.topics import TopicSpec, changelog_topic, topic_specs
@@ -112,7 +112,7 @@ async def run_headwater(lab: Lab, backlog: Backlog, name: str, *, batch_events_m
     environment = {f"HEADWATER_{field.upper()}": value for field, value in settings.items()}
     environment["HEADWATER_BROKER"] = lab.address
     with lab.running(name, python("-c", _WORKER), subprocess_environment(environment)) as process:
-        await lab.wait_for_group(name, backlog.topics[PURCHASE], backlog.events, process)
+        await lab.wait_for_group(name, backlog, process)
         stages = await asyncio.to_thread(_stage_seconds, port)
     return await _read_back(lab, backlog, topics.recommendations, stages)
 
@@ -126,7 +126,7 @@ async def run_naive(lab: Lab, backlog: Backlog, name: str) -> Measured:
     config = NaiveConfig(name, lab.address, backlog.topics, lists, partitions, str(lab.home / name))
     command = python("-m", "streams.bench.naive", msgspec.json.encode(config).decode())
     with lab.running(name, command, subprocess_environment({})) as process:
-        await lab.wait_for_group(name, backlog.topics[PURCHASE], backlog.events, process)
+        await lab.wait_for_group(name, backlog, process)
     return await _read_back(lab, backlog, lists, {})
 
 

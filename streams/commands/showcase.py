@@ -2,14 +2,19 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 import typer
 
 from streams.commands.common import Json, out, settings_of
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 __all__ = ["bench_pipeline", "demo"]
+
+_LOG_COLUMNS = 120
 
 BrokerKind = Literal["embedded", "kafka"]
 
@@ -29,8 +34,6 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """A month of real purchases through broker and worker, then one household's list, live."""
-    from rich.console import Console
-
     from streams.demo import DemoOptions, run
     from streams.replay import stop_on_signal
 
@@ -38,7 +41,7 @@ def demo(
         kind=kind, start=start, end=end, live_events=live_events, serve=serve, report_path=str(report)
     )
     with stop_on_signal() as stopping:
-        done = run(settings_of(ctx), options, stopping, Console(stderr=as_json))
+        done = run(settings_of(ctx), options, stopping, _console(as_json))
     if as_json:
         out(msgspec.to_builtins(done))
 
@@ -61,3 +64,11 @@ def bench_pipeline(
     from streams.bench.summary import show
 
     show(result)
+
+
+def _console(as_json: bool) -> "Console":
+    from rich.console import Console
+
+    console = Console(stderr=as_json)
+    # A log file has no width of its own: lists of product names want more than the 80 columns of the default.
+    return console if console.is_terminal else Console(stderr=as_json, width=_LOG_COLUMNS)

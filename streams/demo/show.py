@@ -1,12 +1,14 @@
 """What the demonstration prints."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
 
 __all__ = ["before_and_after", "summary_table"]
+
+_COLUMN_CHARS: Final = 36
 
 
 def before_and_after(
@@ -19,15 +21,14 @@ def before_and_after(
     old = [item["item_id"] for item in before["items"]] if before else []
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("", justify="right")
-    table.add_column("before")
-    table.add_column("after")
-    table.add_column("because of", style="dim")
+    for heading, style in (("before", ""), ("after", ""), ("because of", "dim")):
+        table.add_column(heading, style=style, no_wrap=True, overflow="ellipsis", max_width=_COLUMN_CHARS)
     for place, item in enumerate(after["items"]):
         was = old[place] if place < len(old) else ""
         new = item["item_id"] not in old
         name = _title(titles, item["item_id"])
         because = ", ".join(_title(titles, cause) for cause in item["because"])
-        table.add_row(str(place + 1), _title(titles, was), f"[green]{name}  new[/]" if new else name, because)
+        table.add_row(str(place + 1), _title(titles, was), f"[green]+ {name}[/]" if new else f"  {name}", because)
     console.print(table)
 
 
@@ -48,7 +49,7 @@ def _rows(report: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
         (
             "freshness",
             f"p50 {live['freshness_p50_ms']:.1f} ms, p99 {live['freshness_p99_ms']:.1f} ms over {live['events']} live"
-            f" purchases on the {report['broker']} broker",
+            f" purchases ({report['broker']} broker)",
         ),
         ("state", f"{report['state_bytes'] / 1e6:.1f} MB in RocksDB"),
         ("model", f"{report['model_version']}"),

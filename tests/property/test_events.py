@@ -6,7 +6,7 @@ import msgspec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from operators import limits
+from operators import events, limits
 from operators.events import CONTENT_TYPES, Event, Rejected, decode
 from tests.fakes import NOW_MS
 
@@ -110,3 +110,30 @@ def test_what_is_taken_is_what_was_sent(text: str, timestamp_ms: int) -> None:
     body = {"user_id": text, "item_id": text[::-1], "timestamp": timestamp_ms}
     event = checked(msgspec.json.encode(body), text.encode(), [])
     assert event == Event(text.encode(), text[::-1], 0, timestamp_ms, 5, 0)
+
+
+NEARLY_PLAIN = st.fixed_dictionaries(
+    {"user_id": st.just("u"), "item_id": st.text(alphabet='ab1\\"\u007f\u0001 é', min_size=1, max_size=4)},
+    optional={
+        "timestamp": st.integers(NOW_MS - 10, NOW_MS + limits.future_skew_ms + 2),
+        "event_id": st.text(alphabet="x", max_size=130) | st.none(),
+        "session_id": st.text(alphabet="x", max_size=130),
+        "value": st.sampled_from([0.0, -1e12, 1e12, 1.1e12, 10**13, -(10**13)]),
+        "context": FREE_FORM,
+    },
+)
+
+
+@settings(max_examples=500)
+@given(NEARLY_PLAIN, st.binary(max_size=2))
+def test_the_quick_way_accepts_only_what_the_careful_way_accepts_alike(body: dict[str, Any], tail: bytes) -> None:
+    whole = msgspec.json.encode(body)
+    for value in (whole, whole + tail, whole[:-1] + tail):
+        quick = events._decode_plain(value, b"u", 1, 7, NOW_MS)
+        if quick is not None:
+            assert quick == events._decode_any(value, b"u", [], 1, 7, NOW_MS)
+
+
+def test_a_plain_event_goes_the_quick_way() -> None:
+    body = {"event_id": "cj-1", "user_id": "u", "item_id": "1082185", "timestamp": NOW_MS, "value": 1.29, "context": {}}
+    assert events._decode_plain(msgspec.json.encode(body), b"u", 2, 7, NOW_MS) is not None

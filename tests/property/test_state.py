@@ -7,6 +7,7 @@ from hypothesis.extra import numpy as of_numpy
 
 from operators import limits
 from operators.state import SOURCE_SLOTS, UserState, decode, encode
+from tests.fakes import past
 
 ITEMS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40)
 EVENTS = st.tuples(ITEMS, st.integers(0, 2), st.integers(0, limits.timestamp_ms_max), st.integers(0, 2**64 - 1))
@@ -21,7 +22,7 @@ def states(draw: st.DrawFn) -> UserState:
     counts = st.integers(0, 2**32 - 1)
     state.events_count, state.late_count, state.known_count, state.unknown_count = (draw(counts) for _ in range(4))
     for event in draw(st.lists(EVENTS, max_size=60)):
-        state.append(*event)
+        state.extend([past(*event)])
     state.hidden, state.vector = draw(st.none() | FLOATS), draw(st.none() | FLOATS)
     return state
 

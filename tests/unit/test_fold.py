@@ -56,7 +56,7 @@ def test_below_the_fence_is_a_duplicate_and_owes_nothing() -> None:
     folded(state, events)
     hidden = state.hidden
     outcome = folded(state, events[2:])
-    assert outcome == Folded(None, [], 3, 0)
+    assert outcome == Folded(None, [], 3, 0, 0)
     assert state.hidden is hidden
     assert state.history_items == [f"item-{n}" for n in range(5)]
     assert state.fences == [5, 0, 0, 0]

@@ -13,6 +13,7 @@ from operators.process import UserKey
 from operators.state import StateError, UserState
 from streams.states import POPULARITY_KEY, States
 from streams.store import StateStore
+from tests.fakes import past
 
 PARTITIONS = 4
 
@@ -32,7 +33,7 @@ def user(name: str) -> UserKey:
 
 def stored(store: StateStore, name: str, item: str, offset: int = 0) -> None:
     of_user = UserState()
-    of_user.append(item, 0, 1_000, 0)
+    of_user.extend([past(item, 0, 1_000, 0)])
     store.write(user(name).partition, [(name.encode(), state.encode(of_user))], offset)
 
 

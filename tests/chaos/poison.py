@@ -1,0 +1,137 @@
+"""A million bad records among good ones, on Apache Kafka: ``python -m tests.chaos.poison``.
+
+Each bad record must become exactly one dead letter with its original bytes, the worker must not restart, and
+every user must be exact. Prints one JSON object; exit status 1 when something is wrong.
+"""
+
+import argparse
+import hashlib
+import json
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from infra import broker
+from models.runtime import DEFAULT_ARTEFACT
+from streams.settings import Settings
+from tests.integration.bad_records import make_bad_records
+from tests.integration.harness import (
+    Outgoing,
+    Place,
+    Producer,
+    WorkerProcess,
+    create_topics,
+    new_settings,
+    read_topic,
+    run,
+    wait_settled,
+)
+from tests.integration.oracle import Oracle, final_states, make_events
+
+_SLICE = 50_000
+_ITEMS = json.loads((DEFAULT_ARTEFACT / "vocabulary.json").read_text())[1:2000]
+
+
+def main() -> int:
+    """Run it; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bad", type=int, default=1_000_000)
+    parser.add_argument("--good", type=int, default=200_000)
+    parser.add_argument("--users", type=int, default=2_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--kind", choices=["kafka", "embedded"], default="kafka")
+    options = parser.parse_args()
+    with broker.start(options.kind, heap="1g") as started, tempfile.TemporaryDirectory() as home:
+        settings = new_settings(started.address, Path(home))
+        create_topics(settings)
+        result = _run(settings, Path(home), options)
+    print(json.dumps(result))
+    return 0 if result["ok"] else 1
+
+
+def _run(settings: Settings, home: Path, options: argparse.Namespace) -> dict[str, Any]:
+    oracle = Oracle(settings)
+    digests: dict[Place, bytes] = {}
+    began = time.monotonic()
+    with WorkerProcess(settings, home).start() as worker:
+        _produce(settings, options, oracle, digests)
+        produced_s = time.monotonic() - began
+        wait_settled(settings, oracle.ends, 3_600, [worker])
+        settled_s = time.monotonic() - began
+        status = worker.terminate()
+        restarts = worker.log().count(b"Executing _on_partitions_assigned") - 1
+    verdict = oracle.judge(final_states(settings), late_allowed=True)
+    letters = read_topic(settings, settings.topics.dead_letter, 1, timeout_s=1_800)
+    doubled = altered = 0
+    codes: dict[str, int] = {}
+    for letter in letters:
+        headers = dict(letter.headers)
+        place = Place(headers["dl_topic"].decode(), int(headers["dl_partition"]), int(headers["dl_offset"]))
+        codes[headers["dl_code"].decode()] = codes.get(headers["dl_code"].decode(), 0) + 1
+        expected = digests.pop(place, None)
+        if expected is None:
+            doubled += 1
+        elif expected != _digest(letter.key, letter.value, headers.get("trace")):
+            altered += 1
+    missing = len(digests)
+    exact = (verdict.lost, verdict.doubled, len(verdict.wrong)) == (0, 0, 0)
+    return {
+        "ok": exact and not (missing or doubled or altered or status or restarts),
+        "bad": options.bad,
+        "good": options.good,
+        "dead_letters": len(letters),
+        "missing": missing,
+        "doubled": doubled,
+        "altered": altered,
+        "codes": codes,
+        "exit_status": status,
+        "restarts": restarts,
+        "users_wrong": len(verdict.wrong),
+        "late": verdict.late,
+        "first_wrong": verdict.wrong[:3],
+        "seconds_produced": round(produced_s, 1),
+        "seconds_settled": round(settled_s, 1),
+    }
+
+
+def _produce(settings: Settings, options: argparse.Namespace, oracle: Oracle, digests: dict[Place, bytes]) -> None:
+    rng = random.Random(options.seed)
+    producer = Producer(settings, round_records=5_000)
+    total = options.bad + options.good
+    good_made = 0
+    for start in range(0, total, _SLICE):
+        size = min(_SLICE, total - start)
+        good = min(options.good * (start + size) // total - good_made, size)
+        events = make_events(settings, rng, good, options.users, _ITEMS, first=good_made)
+        good_made += good
+        bad = make_bad_records(settings, rng, size - good)
+        mixed = _mixed(rng, events, bad)
+        placed = list(zip(mixed, run(producer.send([record for record, _ in mixed]), 600), strict=True))
+        oracle.note([r for (r, is_good), _ in placed if is_good], [p for (_, is_good), p in placed if is_good])
+        for (record, is_good), place in placed:
+            if not is_good:
+                oracle.note_end(place)
+                digests[place] = _digest(record.key, record.value, record.headers[0][1])
+
+
+def _mixed(rng: random.Random, events: list[Outgoing], bad: list[Outgoing]) -> list[tuple[Outgoing, bool]]:
+    """Both kinds in random places, the events in order; a bad record has the record time of the event before it."""
+    is_good = [True] * len(events) + [False] * len(bad)
+    rng.shuffle(is_good)
+    good, rest, mixed, time_ms = iter(events), iter(bad), list[tuple[Outgoing, bool]](), events[0].timestamp_ms
+    for each in is_good:
+        record = next(good) if each else next(rest)._replace(timestamp_ms=time_ms)
+        time_ms = record.timestamp_ms
+        mixed.append((record, each))
+    return mixed
+
+
+def _digest(key: bytes | None, value: bytes | None, trace: bytes | None) -> bytes:
+    return hashlib.blake2b(repr((key, value, trace)).encode(), digest_size=16).digest()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,345 @@
+"""A broker with topics of its own for every test, workers in processes of their own, and ways to read back."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# aiokafka is not typed throughout.
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Coroutine, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import GroupCoordinatorNotAvailableError
+from aiokafka.partitioner import murmur2
+
+from streams.settings import Settings, load_settings
+from streams.topics import topic_specs
+
+__all__ = [
+    "KAFKA_PROPERTIES",
+    "Outgoing",
+    "Place",
+    "Producer",
+    "WorkerProcess",
+    "committed",
+    "create_topics",
+    "new_settings",
+    "partition_of",
+    "read_topic",
+    "run",
+    "wait_settled",
+]
+
+KAFKA_PROPERTIES: Final = {"group.min.session.timeout.ms": "500"}
+"""So that a killed worker is missed after ``session_timeout_s`` of the tests, not after six seconds."""
+
+_WORKER: Final = """
+import json, logging, sys
+from operators import limits
+limits.flush_interval_s = 0.3  # so that a killed worker leaves a part of its state on disk
+logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+from streams.app import run_worker
+from streams.settings import load_settings
+sys.exit(run_worker(load_settings(environ={}, overrides=json.loads(sys.argv[1]))))
+"""
+
+
+class Place(NamedTuple):
+    """Where a record is."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class Outgoing(NamedTuple):
+    """A record to produce; ``partition`` None means that of the key."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    timestamp_ms: int | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
+    partition: int | None = None
+
+
+def run(coroutine: Coroutine[Any, Any, Any], timeout_s: float = 120.0) -> Any:
+    """The coroutine's result, from code that has no event loop."""
+
+    async def limited() -> Any:
+        return await asyncio.wait_for(coroutine, timeout_s)
+
+    return asyncio.run(limited())
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """Kafka's default partitioner, from the client and not from the code under test."""
+    return (murmur2(key) & 0x7FFFFFFF) % partitions
+
+
+def new_settings(address: str, home: Path, *, partitions: int = 4, **worker: Any) -> Settings:
+    """Settings with topics and a group that no other test uses; ``worker`` overrides fields of that section."""
+    name = f"t{uuid.uuid4().hex[:8]}"
+    topics = ("view", "click", "purchase", "catalog", "recommendations", "dead_letter")
+    return load_settings(
+        environ={},
+        overrides={
+            "broker": {"address": address},
+            "topics": {"partitions": partitions, **{topic: f"{name}.{topic}" for topic in topics}},
+            "worker": {
+                "app_id": name,
+                "data_dir": str(home / "data"),
+                "provider": "cpu",
+                "web_port": 0,
+                "fetch_wait_ms": 50,
+                "session_timeout_s": 6.0,
+                "commit_interval_s": 0.2,
+                **worker,
+            },
+        },
+    )
+
+
+async def _create_topics(settings: Settings, without: Sequence[str], partitions: dict[str, int]) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.broker.address)
+    await admin.start()
+    try:
+        specs = [spec for spec in topic_specs(settings.topics, settings.worker.app_id) if spec.name not in without]
+        await admin.create_topics(
+            [
+                NewTopic(spec.name, partitions.get(spec.name, spec.partitions), 1, topic_configs=spec.config)
+                for spec in specs
+            ]
+        )
+    finally:
+        await admin.close()
+
+
+def create_topics(settings: Settings, without: Sequence[str] = (), partitions: dict[str, int] | None = None) -> None:
+    """Create the topics but those in ``without``; ``partitions`` overrides the count of some by name."""
+    run(_create_topics(settings, without, partitions or {}))
+
+
+class Producer:
+    """Produces whole batches; knows the place of every record."""
+
+    def __init__(self, settings: Settings, *, round_records: int = 500) -> None:
+        """``round_records``: records that are grouped by partition and sent together; the grain of the topics' mix."""
+        self._settings = settings
+        self._round_records = round_records
+
+    async def send(self, records: Sequence[Outgoing]) -> list[Place]:
+        """Produce in order; returns the places in the order of the records."""
+        producer = AIOKafkaProducer(
+            bootstrap_servers=self._settings.broker.address, max_batch_size=1 << 19, max_request_size=4 << 20
+        )
+        await producer.start()
+        try:
+            places: list[Place] = []
+            for start in range(0, len(records), self._round_records):
+                places += await self._round(producer, records[start : start + self._round_records])
+            return places
+        finally:
+            await producer.stop()
+
+    async def _round(self, producer: AIOKafkaProducer, records: Sequence[Outgoing]) -> list[Place]:
+        groups: dict[tuple[str, int], list[int]] = {}
+        for n, record in enumerate(records):
+            partition = record.partition
+            if partition is None:
+                partition = partition_of(record.key or b"", self._settings.topics.partitions)
+            groups.setdefault((record.topic, partition), []).append(n)
+        places: list[Place | None] = [None] * len(records)
+        for (topic, partition), members in groups.items():
+            for batch, part in self._batches(producer, [(n, records[n]) for n in members]):
+                sent = await (await producer.send_batch(batch, topic, partition=partition))
+                for at, member in enumerate(part):
+                    places[member] = Place(topic, partition, sent.offset + at)
+        return [place for place in places if place is not None]
+
+    def _batches(
+        self, producer: AIOKafkaProducer, records: Sequence[tuple[int, Outgoing]]
+    ) -> list[tuple[Any, list[int]]]:
+        batches: list[tuple[Any, list[int]]] = []
+        for n, record in records:
+            fields = {"key": record.key, "value": record.value, "timestamp": record.timestamp_ms}
+            headers = list(record.headers)
+            if not batches or batches[-1][0].append(**fields, headers=headers) is None:
+                batches.append((producer.create_batch(), []))
+                assert batches[-1][0].append(**fields, headers=headers) is not None
+            batches[-1][1].append(n)
+        for batch, _ in batches:
+            batch.close()
+        return batches
+
+
+async def _read(address: str, topic: str, partitions: int) -> list[Any]:
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=address,
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+        fetch_max_wait_ms=50,
+        max_partition_fetch_bytes=16 << 20,
+    )
+    await consumer.start()
+    try:
+        tps = [TopicPartition(topic, partition) for partition in range(partitions)]
+        consumer.assign(tps)
+        await consumer.seek_to_beginning(*tps)
+        read: list[Any] = []
+
+        async def at_end() -> bool:
+            # The high watermark of a fetch: the embedded broker's answer to ListOffsets(latest) is too low.
+            for tp in tps:
+                end = consumer.highwater(tp)
+                if end is None or await consumer.position(tp) < end:
+                    return False
+            return True
+
+        while not await at_end():
+            for records in (await consumer.getmany(timeout_ms=50)).values():
+                read += records
+        return read
+    finally:
+        await consumer.stop()
+
+
+def read_topic(settings: Settings, topic: str, partitions: int | None = None, timeout_s: float = 120.0) -> list[Any]:
+    """Every record of a topic, in order within each partition."""
+    return run(_read(settings.broker.address, topic, partitions or settings.topics.partitions), timeout_s)
+
+
+async def _committed(settings: Settings) -> dict[tuple[str, int], int]:
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.broker.address)
+    await admin.start()
+    try:
+        wanted = [
+            TopicPartition(topic, partition)
+            for topic in settings.topics.events
+            for partition in range(settings.topics.partitions)
+        ]
+        try:
+            offsets = await admin.list_consumer_group_offsets(settings.worker.app_id, partitions=wanted)
+        except GroupCoordinatorNotAvailableError:  # of a broker that has had no group yet
+            return {}
+        return {(tp.topic, tp.partition): found.offset for tp, found in offsets.items()}
+    finally:
+        await admin.close()
+
+
+def committed(settings: Settings) -> dict[tuple[str, int], int]:
+    """Offsets that the worker's group has committed, -1 for none, by topic and partition."""
+    return run(_committed(settings))
+
+
+def wait_settled(
+    settings: Settings,
+    ends: dict[tuple[str, int], int],
+    timeout_s: float,
+    workers: Iterable["WorkerProcess"] = (),
+) -> None:
+    """Return when the group has committed ``ends``; fails when a worker exits or time is up."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        offsets = committed(settings)
+        behind = {tp: (offsets.get(tp, -1), end) for tp, end in ends.items() if offsets.get(tp, -1) != end}
+        if not behind:
+            return
+        for worker in workers:
+            assert worker.is_running(), f"a worker ended:\n{worker.log_tail()}"
+        tails = "".join(worker.log_tail() for worker in workers)
+        assert time.monotonic() < deadline, f"not committed (has, wants): {behind}\n{tails}"
+        time.sleep(0.2)
+
+
+class WorkerProcess:
+    """One worker; its log is a file beside its state."""
+
+    def __init__(self, settings: Settings, home: Path, name: str = "worker") -> None:
+        self.data_dir = home / f"data-{name}"
+        self.log_file = home / f"{name}.log"
+        self._overrides = json.dumps(
+            {
+                "broker": {"address": settings.broker.address},
+                "topics": _fields(settings.topics),
+                "worker": {**_fields(settings.worker), "data_dir": str(self.data_dir)},
+            }
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
+
+    def start(self) -> "WorkerProcess":
+        """Start the process; returns at once."""
+        self.log_file.touch()
+        self._log_start = self.log_file.stat().st_size
+        with self.log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _WORKER, self._overrides],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+        return self
+
+    @property
+    def process(self) -> "subprocess.Popen[bytes]":
+        """The process last started."""
+        assert self._process is not None
+        return self._process
+
+    def is_running(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    def wait_ready(self, timeout_s: float = 60.0) -> "WorkerProcess":
+        """Wait until the worker has restored its state and reads events."""
+        deadline = time.monotonic() + timeout_s
+        while b"Worker ready" not in self.log():
+            assert self.is_running(), f"the worker ended:\n{self.log_tail()}"
+            assert time.monotonic() < deadline, f"the worker is not ready:\n{self.log_tail()}"
+            time.sleep(0.05)
+        return self
+
+    def log(self) -> bytes:
+        """What the process last started has logged."""
+        with self.log_file.open("rb") as log:
+            log.seek(self._log_start)
+            return log.read()
+
+    def log_tail(self) -> str:
+        """The end of the log."""
+        return self.log().decode(errors="replace")[-4000:]
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self.process.kill()
+        self.process.wait(10)
+
+    def terminate(self, timeout_s: float = 30.0) -> int:
+        """Ask it to end; returns the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout_s)
+
+    def wipe(self) -> None:
+        """Lose the disk."""
+        shutil.rmtree(self.data_dir, ignore_errors=True)
+
+    def __enter__(self) -> "WorkerProcess":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.is_running():
+            self.kill()
+
+
+def _fields(section: Any) -> dict[str, Any]:
+    return {name: getattr(section, name) for name in section.__struct_fields__}
