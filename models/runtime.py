@@ -5,6 +5,7 @@ import ctypes
 import importlib
 import io
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -81,6 +82,10 @@ class OnnxEncoder:
 
     def row_of(self, item_id: str) -> int:
         return self._row_of.get(item_id, OUT_OF_VOCABULARY)
+
+    def rows_of(self, item_ids: Iterable[str]) -> list[int]:
+        row_of = self._row_of.get
+        return [row_of(item_id, OUT_OF_VOCABULARY) for item_id in item_ids]
 
     def item_at(self, row: int) -> str:
         return self._items[row]

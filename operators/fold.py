@@ -47,7 +47,7 @@ def fold(state: UserState, events: Sequence[Event], encoder: Encoder) -> Folded:
     state.extend(in_order)
     state.events_count += len(fresh)
     state.late_count += late
-    rows = [encoder.row_of(event.item_id) for event in fresh]
+    rows = encoder.rows_of([event.item_id for event in fresh])
     if inserted:
         job = _Steps.of(state).job(None, None, encoder)
     elif stored is not None:
@@ -130,7 +130,7 @@ class _Steps(NamedTuple):
     def job(self, hidden: NDArray[np.float32] | None, previous_ms: int | None, encoder: Encoder) -> Job | None:
         if not self.items:
             return None
-        rows = [encoder.row_of(item) for item in self.items]
+        rows = encoder.rows_of(self.items)
         return Job(hidden, rows, self.types, _gaps(previous_ms, self.times_ms))
 
 

@@ -1,6 +1,6 @@
 """The interest vector: the encoder's protocol, its inputs, and the wave scheduler that refreshes many users at once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Final, NamedTuple, Protocol
 
@@ -52,6 +52,10 @@ class Encoder(Protocol):
 
     def row_of(self, item_id: str) -> int:
         """Row of the item matrix, or ``OUT_OF_VOCABULARY``."""
+        ...
+
+    def rows_of(self, item_ids: Iterable[str]) -> list[int]:
+        """``row_of`` of each item."""
         ...
 
     def item_at(self, row: int) -> str:

@@ -23,6 +23,7 @@ __all__ = [
     "popularity_checkpoint_events",
     "popularity_half_life_ms",
     "popularity_items_max",
+    "popularity_ranking_events_max",
     "popularity_snapshot_items_max",
     "produce_batch_bytes_max",
     "reason_bytes_max",
@@ -73,6 +74,8 @@ cache_users_max: Final = 50_000
 popularity_items_max: Final = 20_000
 popularity_half_life_ms: Final = 7 * 24 * 3600 * 1000
 """Event time in which an item's popularity halves."""
+popularity_ranking_events_max: Final = 2_000
+"""Events of a partition between two rankings of its popular items."""
 popularity_snapshot_items_max: Final = 3_000
 """Items of a snapshot: at the longest ids it still fits one Kafka record of a producer batch."""
 popularity_checkpoint_events: Final = 20_000

@@ -121,7 +121,7 @@ def _without_seen(
     count: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     # Asking for `history_events_max` more than a list holds leaves `count` unseen ones whatever was seen.
-    seen = [{encoder.row_of(item) for item in state.history_items} for state in states]
+    seen = [set(encoder.rows_of(state.history_items)) for state in states]
     known = [[row in seen[n] for row in candidates] for n, candidates in enumerate(rows.tolist())]
     scores = np.where(known, np.float32(-np.inf), scores)
     places = np.argsort(-scores, axis=1, kind="stable")[:, :count]
@@ -132,8 +132,8 @@ def _because(states: Sequence[UserState], rows: NDArray[np.int64], encoder: Enco
     """For every place, the item of the recent history with the greatest inner product of embeddings."""
     recent = np.zeros((len(states), _EXPLAINED_EVENTS), np.int64)
     for n, state in enumerate(states):
-        items = state.item_ids.rsplit(b"\x00", _EXPLAINED_EVENTS)[-_EXPLAINED_EVENTS:]
-        recent[n, : len(items)] = [encoder.row_of(item.decode()) for item in items]
+        rows_of_user = encoder.rows_of(state.item_ids.decode().rsplit("\x00", _EXPLAINED_EVENTS)[-_EXPLAINED_EVENTS:])
+        recent[n, : len(rows_of_user)] = rows_of_user
     products = encoder.embeddings(rows) @ encoder.embeddings(recent).transpose(0, 2, 1)
     products += np.where(recent == OUT_OF_VOCABULARY, np.float32(-np.inf), np.float32(0))[:, None, :]
     nearest = np.take_along_axis(recent, products.argmax(axis=2), 1).tolist()

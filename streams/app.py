@@ -1,6 +1,7 @@
 """The worker: one Faust app, its table, its agent and its engine, started and stopped in order."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -32,7 +33,7 @@ from streams.states import States
 from streams.store import StateStore, StoreError
 from streams.table import UserTable
 from streams.topics import changelog_topic, partition_errors
-from streams.transport import BatchProducer, ChunkConsumer, ChunkTransport
+from streams.transport import BatchProducer, ChunkConsumer, ChunkTransport, hand_on_parsed_records
 from streams.web import WebServer
 
 __all__ = ["Worker", "WorkerError", "run_worker"]
@@ -42,6 +43,8 @@ log = logging.getLogger(__name__)
 _STREAM_BUFFER_CHUNKS = 16
 _START_TIMEOUT_S = 60.0
 _REQUEST_TIMEOUT_S = 60.0
+_SWITCH_INTERVAL_S = 0.0005
+_GC_THRESHOLDS = (20_000, 20, 20)
 
 
 class WorkerError(RuntimeError):
@@ -94,6 +97,7 @@ class Worker:
             WorkerError: the broker cannot be reached or the topics do not fit the state.
         """
         settings, worker = self.settings, self.settings.worker
+        hand_on_parsed_records()
         partitions = await self._topic_partitions()
         encoder = OnnxEncoder(Path(worker.model_dir), providers=worker.provider, threads=worker.encoder_threads)
         log.info("model %s on %s", encoder.version, encoder.provider)
@@ -123,6 +127,7 @@ class Worker:
                 f"health and metrics cannot be served on {worker.web_host}:{worker.web_port} ({error.strerror}):"
                 " set worker.web_port to a free port, or to 0 for none"
             ) from None
+        _tune_interpreter()
         self.engine.start()
         await self._until_ended(asyncio.ensure_future(self.app.start()))
         housekeeping = asyncio.create_task(self._housekeeping(), name="headwater-housekeeping")
@@ -240,6 +245,18 @@ class Worker:
             self.metrics.gauges["cached_users"] = len(self.states)
             self.metrics.gauges["state_bytes"] = self.store.size_bytes()
             self.metrics.gauges["misplaced_users"] = self.states.misplaced_users
+
+
+def _tune_interpreter() -> None:
+    """Three threads share the interpreter: the core, the event loop and Kafka's consumer.
+
+    A shorter switch interval lets the loop deliver while the core computes. What is loaded by now lives as long
+    as the process: frozen, it is not walked by every full collection.
+    """
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
 
 
 def _explained(reason: BaseException | None, store: StateStore) -> BaseException:

@@ -63,6 +63,9 @@ class FakeEncoder:
     def row_of(self, item_id: str) -> int:
         return self.rows.get(item_id, OUT_OF_VOCABULARY)
 
+    def rows_of(self, item_ids: Iterable[str]) -> list[int]:
+        return [self.row_of(item_id) for item_id in item_ids]
+
     def item_at(self, row: int) -> str:
         return self.items[row]
 

@@ -11,7 +11,7 @@ from operators import limits
 __all__ = ["Popularity", "PopularityError"]
 
 _EXPONENT_MAX: Final = 64.0
-_RANKING_EVENTS_SHARE: Final = 200
+_RANKING_GROWTH_SHARE: Final = 20
 """The ranking is made anew when the events have grown by one part in this many: it costs far more than an event."""
 _RANKED_ITEMS: Final = 2 * limits.candidates_max
 
@@ -70,7 +70,8 @@ class Popularity:
         """The ``count`` most popular items that are not excluded, with their share of the top item's weight."""
         if self.events >= self._rank_again_at:
             self._ranked = self._rank(_RANKED_ITEMS)
-            self._rank_again_at = self.events + 1 + self.events // _RANKING_EVENTS_SHARE
+            grown = self.events // _RANKING_GROWTH_SHARE
+            self._rank_again_at = self.events + min(max(grown, 1), limits.popularity_ranking_events_max)
         chosen = [item for item in self._ranked if item not in excluded][:count]
         if len(chosen) < count and len(self._ranked) < len(self._weights):
             self._ranked = self._rank(len(self._weights))
