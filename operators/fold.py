@@ -67,27 +67,35 @@ def _sift(state: UserState, events: Sequence[Event], newest_ms: int | None) -> t
     of duplicates and of late ones.
     """
     fences, known = state.fences, tuple(state.fences)
-    places = _Places(state)
+    places = _Places(state) if _ids_recur(state, events) else None
     fresh: list[Event] = []
     inserted = duplicates = late = 0
     for event in events:
         source, offset, fingerprint = event.type, event.offset, event.fingerprint
         if offset >= fences[source]:
             fences[source] = offset + 1
-        if offset < known[source] or (fingerprint and places.has(fingerprint)):
+        if offset < known[source] or (places is not None and places.has(fingerprint)):
             duplicates += 1
         elif newest_ms is None or event.timestamp_ms >= newest_ms:
             fresh.append(event)
-            places.add(fingerprint)
+            if places is not None:
+                places.add(fingerprint)
         elif event.timestamp_ms < state.times_ms[0] and len(state.types) >= limits.history_events_max:
             late += 1
         else:
             place = bisect_right(state.times_ms, event.timestamp_ms)
             state.insert(place, event)
-            places = _Places(state)
+            places = _Places(state) if places is not None else None
             fresh.append(event)
             inserted += 1
     return fresh, inserted, duplicates, late
+
+
+def _ids_recur(state: UserState, events: Sequence[Event]) -> bool:
+    """Whether an event id stands twice in history and batch; nearly always not, and then none needs a look-up."""
+    fingerprints = [event.fingerprint for event in events if event.fingerprint]
+    distinct = set(fingerprints)
+    return len(distinct) < len(fingerprints) or not distinct.isdisjoint(state.fingerprints)
 
 
 class _Places:
@@ -101,7 +109,7 @@ class _Places:
         self._count = len(state.fingerprints)
 
     def has(self, fingerprint: int) -> bool:
-        place = self._place_of.get(fingerprint)
+        place = self._place_of.get(fingerprint) if fingerprint else None
         return place is not None and place >= self._count - limits.history_events_max
 
     def add(self, fingerprint: int) -> None:

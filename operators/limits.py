@@ -57,7 +57,7 @@ candidates_max: Final = list_items_max + history_events_max
 """Top-k asked of a scorer: a full list even when every item in the history is dropped."""
 
 # -- one batch through the engine
-chunk_records_max: Final = 250
+chunk_records_max: Final = 500
 """Records of one partition handed to the agent as one event: also the grain of the merge over topics."""
 batch_events_max: Final = 4_000
 """Events that share one encoder batch and one settlement."""

@@ -43,7 +43,6 @@ log = logging.getLogger(__name__)
 _STREAM_BUFFER_CHUNKS = 16
 _START_TIMEOUT_S = 60.0
 _REQUEST_TIMEOUT_S = 60.0
-_SWITCH_INTERVAL_S = 0.0005
 _GC_THRESHOLDS = (20_000, 20, 20)
 
 
@@ -127,7 +126,7 @@ class Worker:
                 f"health and metrics cannot be served on {worker.web_host}:{worker.web_port} ({error.strerror}):"
                 " set worker.web_port to a free port, or to 0 for none"
             ) from None
-        _tune_interpreter()
+        _tune_collector()
         self.engine.start()
         await self._until_ended(asyncio.ensure_future(self.app.start()))
         housekeeping = asyncio.create_task(self._housekeeping(), name="headwater-housekeeping")
@@ -247,13 +246,8 @@ class Worker:
             self.metrics.gauges["misplaced_users"] = self.states.misplaced_users
 
 
-def _tune_interpreter() -> None:
-    """Three threads share the interpreter: the core, the event loop and Kafka's consumer.
-
-    A shorter switch interval lets the loop deliver while the core computes. What is loaded by now lives as long
-    as the process: frozen, it is not walked by every full collection.
-    """
-    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+def _tune_collector() -> None:
+    """What is loaded by now lives as long as the process: frozen, it is not walked by every full collection."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)

@@ -1,10 +1,10 @@
 """Popularity that moves with the stream: one exponentially decayed count per item."""
 
 from collections.abc import Container, Sequence
-from heapq import nlargest, nsmallest
-from typing import Any, Final
+from typing import Final
 
 import msgspec
+import numpy as np
 
 from operators import limits
 
@@ -102,7 +102,13 @@ class Popularity:
         return popularity
 
     def _rank(self, count: int) -> list[str]:
-        return nsmallest(count, self._weights, key=lambda item: (-self._weights[item], item))
+        """The ``count`` heaviest items, ties by item id."""
+        items = list(self._weights)
+        weights = np.fromiter(self._weights.values(), np.float64, len(items))
+        if count < len(items):
+            threshold = np.partition(weights, -count)[-count]
+            items = [items[place] for place in np.flatnonzero(weights >= threshold)]
+        return sorted(items, key=lambda item: (-self._weights[item], item))[:count]
 
     def _move_landmark(self, landmark_ms: int) -> None:
         factor = 2.0 ** ((self._landmark_ms - landmark_ms) / self._half_life_ms)
@@ -111,7 +117,4 @@ class Popularity:
 
     def _evict(self) -> None:
         # A tenth at a time, so that the cost of choosing is spread over many events.
-        kept: list[tuple[str, Any]] = nlargest(
-            limits.popularity_items_max * 9 // 10, self._weights.items(), key=lambda pair: (pair[1], pair[0])
-        )
-        self._weights = dict(kept)
+        self._weights = {item: self._weights[item] for item in self._rank(limits.popularity_items_max * 9 // 10)}
