@@ -5,15 +5,13 @@ import gc
 import logging
 import os
 import signal
-import ssl
 import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
-import faust
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from faust.exceptions import ConsistencyError
@@ -25,57 +23,28 @@ from operators.ranking import Policy
 from streams.agents import add_agent
 from streams.catalog import Catalog, CatalogFollower
 from streams.checkpoint import Checkpoint, Targets
+from streams.connection import client_arguments, new_app
 from streams.engine import Engine
 from streams.intake import Intake
 from streams.metrics import Metrics
-from streams.settings import BrokerSettings, Settings, SettingsError
+from streams.settings import Settings, SettingsError
 from streams.states import States
 from streams.store import StateStore, StoreError
 from streams.table import UserTable
 from streams.topics import changelog_topic, partition_errors
-from streams.transport import BatchProducer, ChunkConsumer, ChunkTransport, hand_on_parsed_records
+from streams.transport import hand_on_parsed_records
 from streams.web import WebServer
 
 __all__ = ["Worker", "WorkerError", "run_worker"]
 
 log = logging.getLogger(__name__)
 
-_STREAM_BUFFER_CHUNKS = 16
 _START_TIMEOUT_S = 60.0
-_REQUEST_TIMEOUT_S = 60.0
 _GC_THRESHOLDS = (20_000, 20, 20)
 
 
 class WorkerError(RuntimeError):
     """The worker cannot start, or had to stop; the message says why and what to do."""
-
-
-class _App(faust.App):
-    """A Faust app on the chunk transport."""
-
-    fetch_wait_ms = 100
-
-    def _new_transport(self) -> ChunkTransport:
-        transport = ChunkTransport(self.conf.broker_consumer, self)
-        transport.fetch_wait_ms = self.fetch_wait_ms
-        return transport
-
-    def _new_producer_transport(self) -> ChunkTransport:
-        return ChunkTransport(self.conf.broker_producer, self)
-
-    @property
-    def chunk_consumer(self) -> ChunkConsumer:
-        """The consumer, as what it is."""
-        return cast(ChunkConsumer, self.consumer)
-
-    @property
-    def batch_producer(self) -> AIOKafkaProducer:
-        """The client of the producer."""
-        return cast(BatchProducer, self.producer).client
-
-    async def wait_for_crash(self) -> None:
-        """Return when a service of the app has crashed."""
-        await self._crashed.wait()
 
 
 class Worker:
@@ -109,10 +78,10 @@ class Worker:
         self.states = States(self.store, table_partitions, worker.cache_users_max)
         catalog = Catalog()
         catalog_topic = settings.topics.catalog
-        consumer = AIOKafkaConsumer(**_client_arguments(settings.broker))
+        consumer = AIOKafkaConsumer(**client_arguments(settings.broker))
         self.catalog_follower = CatalogFollower(catalog, consumer, catalog_topic, partitions[catalog_topic])
         await self.catalog_follower.start()
-        self.app = _faust_app(settings)
+        self.app = new_app(settings)
         self.app.tables.add(UserTable(self.app, self.store, self._fail, table_partitions))
         self.engine = self._new_engine(encoder, catalog, partitions)
         event_types = {topic: event_type for event_type, topic in enumerate(settings.topics.events)}
@@ -215,7 +184,7 @@ class Worker:
             self._crash.set_exception(error)
 
     async def _topic_partitions(self) -> dict[str, int]:
-        admin = AIOKafkaAdminClient(**_client_arguments(self.settings.broker))
+        admin = AIOKafkaAdminClient(**client_arguments(self.settings.broker))
         client_log = logging.getLogger("aiokafka")
         level = client_log.level
         try:
@@ -260,69 +229,6 @@ def _explained(reason: BaseException | None, store: StateStore) -> BaseException
             f" directory belongs to another cluster. Delete {store.directory} to restore from the changelog"
         )
     return reason or WorkerError("Faust stopped without a reason")
-
-
-def _client_arguments(broker: BrokerSettings) -> dict[str, Any]:
-    password = broker.password()
-    return {
-        "bootstrap_servers": broker.address,
-        "security_protocol": broker.security_protocol,
-        "ssl_context": _ssl_context(broker),
-        "sasl_mechanism": broker.sasl_mechanism if "SASL" in broker.security_protocol else "PLAIN",
-        "sasl_plain_username": broker.sasl_username,
-        "sasl_plain_password": None if password is None else str(password),
-    }
-
-
-def _ssl_context(broker: BrokerSettings) -> ssl.SSLContext | None:
-    if "SSL" not in broker.security_protocol:
-        return None
-    context = ssl.create_default_context(cafile=broker.tls_ca_file)
-    if broker.tls_certificate_file is not None:
-        context.load_cert_chain(broker.tls_certificate_file, broker.tls_key_file)
-    return context
-
-
-def _credentials(broker: BrokerSettings) -> Any:
-    context = _ssl_context(broker)
-    if "SASL" in broker.security_protocol:
-        return faust.SASLCredentials(
-            username=broker.sasl_username,
-            password=str(broker.password() or ""),
-            ssl_context=context,
-            mechanism=broker.sasl_mechanism,
-        )
-    return None if context is None else faust.SSLCredentials(context)
-
-
-def _faust_app(settings: Settings) -> _App:
-    worker = settings.worker
-    app = _App(
-        worker.app_id,
-        broker=";".join(f"kafka://{address.strip()}" for address in settings.broker.address.split(",")),
-        broker_credentials=_credentials(settings.broker),
-        broker_commit_interval=worker.commit_interval_s,
-        broker_session_timeout=worker.session_timeout_s,
-        broker_heartbeat_interval=worker.session_timeout_s / 4,
-        broker_rebalance_timeout=limits.drain_max_s + worker.session_timeout_s,
-        consumer_auto_offset_reset="earliest",
-        datadir=str(Path(worker.data_dir).absolute()),
-        autodiscover=False,
-        producer_acks=-1,
-        producer_linger=0,
-        producer_max_batch_size=limits.produce_batch_bytes_max,
-        producer_request_timeout=_REQUEST_TIMEOUT_S,
-        producer_max_request_size=4 * limits.produce_batch_bytes_max,
-        stream_buffer_maxsize=_STREAM_BUFFER_CHUNKS,
-        stream_recovery_delay=0.0,
-        table_standby_replicas=0,
-        topic_allow_declare=False,
-        topic_disable_leader=True,
-        topic_partitions=settings.topics.partitions,
-        web_enabled=False,
-    )
-    app.fetch_wait_ms = worker.fetch_wait_ms
-    return app
 
 
 async def _serve(settings: Settings) -> None:
