@@ -35,6 +35,15 @@ CONTENT_TYPES: Final = {
     b"application/vnd.msgpack": "msgpack",
 }
 
+# Bound here because the quick way reads each of them for every event.
+_EVENT_BYTES_MAX: Final = limits.event_bytes_max
+_DEPTH_MAX: Final = limits.context_depth_max
+_ID_BYTES_MAX: Final = limits.id_bytes_max
+_VALUE_MAX: Final = limits.value_max
+_TIMESTAMP_MS_MIN: Final = limits.timestamp_ms_min
+_TIMESTAMP_MS_MAX: Final = limits.timestamp_ms_max
+_SKEW_MS: Final = limits.future_skew_ms
+
 _ID_NAMES: Final = ("user_id", "item_id", "event_id", "session_id")
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f]")
 # Bytes that open a container: brackets of JSON; fixmap, fixarray, array and map of msgpack.
@@ -130,11 +139,11 @@ def _decode_plain(value: bytes, key: bytes, event_type: int, offset: int, now_ms
     a few scans of the whole value replace a check of every field. Whatever is accepted here is accepted there.
     """
     if (
-        len(value) > limits.event_bytes_max
+        len(value) > _EVENT_BYTES_MAX
         or not value.isascii()
         or b"\\" in value
         or b"\x7f" in value
-        or value.count(b"{") + value.count(b"[") > limits.context_depth_max
+        or value.count(b"{") + value.count(b"[") > _DEPTH_MAX
     ):
         return None
     try:
@@ -144,13 +153,14 @@ def _decode_plain(value: bytes, key: bytes, event_type: int, offset: int, now_ms
     timestamp_ms, event_id, session_id, amount = wire.timestamp, wire.event_id, wire.session_id, wire.value
     if (
         timestamp_ms is None
-        or not limits.timestamp_ms_min <= timestamp_ms <= min(limits.timestamp_ms_max, now_ms + limits.future_skew_ms)
+        or not _TIMESTAMP_MS_MIN <= timestamp_ms <= now_ms + _SKEW_MS
+        or timestamp_ms > _TIMESTAMP_MS_MAX
         or wire.user_id.encode() != key
-        or not 0 < len(key) <= limits.id_bytes_max
-        or not 0 < len(wire.item_id) <= limits.id_bytes_max
-        or (event_id is not None and not 0 < len(event_id) <= limits.id_bytes_max)
-        or (session_id is not None and not 0 < len(session_id) <= limits.id_bytes_max)
-        or (amount is not None and not -limits.value_max <= amount <= limits.value_max)
+        or not 0 < len(key) <= _ID_BYTES_MAX
+        or not 0 < len(wire.item_id) <= _ID_BYTES_MAX
+        or (event_id is not None and not 0 < len(event_id) <= _ID_BYTES_MAX)
+        or (session_id is not None and not 0 < len(session_id) <= _ID_BYTES_MAX)
+        or (amount is not None and not -_VALUE_MAX <= amount <= _VALUE_MAX)
     ):
         return None
     fingerprint = 0 if event_id is None else fingerprint_of(event_id)

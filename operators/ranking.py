@@ -18,6 +18,7 @@ Source = Literal["encoder", "popularity"]
 
 _EXPLAINED_EVENTS: Final = 16
 _SCORE_DIGITS: Final = 4
+_LENGTH_MIN: Final = np.float32(1e-12)
 
 
 class Cause(msgspec.Struct, gc=False):
@@ -129,14 +130,19 @@ def _without_seen(
 
 
 def _because(states: Sequence[UserState], rows: NDArray[np.int64], encoder: Encoder) -> list[list[list[str]]]:
-    """For every place, the item of the recent history with the greatest inner product of embeddings."""
+    """For every place, the item of the recent history whose embedding is nearest by cosine.
+
+    By the inner product an item bought by many, whose embedding is long, would be the reason for everything.
+    """
     recent = np.zeros((len(states), _EXPLAINED_EVENTS), np.int64)
     for n, state in enumerate(states):
         rows_of_user = encoder.rows_of(state.item_ids.decode().rsplit("\x00", _EXPLAINED_EVENTS)[-_EXPLAINED_EVENTS:])
         recent[n, : len(rows_of_user)] = rows_of_user
-    products = encoder.embeddings(rows) @ encoder.embeddings(recent).transpose(0, 2, 1)
-    products += np.where(recent == OUT_OF_VOCABULARY, np.float32(-np.inf), np.float32(0))[:, None, :]
-    nearest = np.take_along_axis(recent, products.argmax(axis=2), 1).tolist()
+    seen = encoder.embeddings(recent)  # (users, events, D)
+    lengths = np.sqrt(np.square(seen).sum(axis=2)) + _LENGTH_MIN
+    cosines = encoder.embeddings(rows) @ seen.transpose(0, 2, 1) / lengths[:, None, :]  # times the place's own length
+    cosines += np.where(recent == OUT_OF_VOCABULARY, np.float32(-np.inf), np.float32(0))[:, None, :]
+    nearest = np.take_along_axis(recent, cosines.argmax(axis=2), 1).tolist()
     item_at = encoder.item_at
     return [[[item_at(row)] if row != OUT_OF_VOCABULARY else [] for row in of_user] for of_user in nearest]
 

@@ -99,13 +99,13 @@ def test_seen_items_are_dropped_from_both_sources() -> None:
 
 def test_because_is_the_nearest_item_of_the_recent_history() -> None:
     encoder = FakeEncoder(items(40))
+    encoder.matrix[encoder.row_of("item-17")] *= 20  # long, but not near to everything
     history = [f"item-{n}" for n in (3, 17, 29)]
     (listed,) = rank([state_of(encoder, *history, "unheard-of")], [Popularity()], encoder, Policy(), NONE)
     for item in listed:
-        near = {
-            seen: float(encoder.matrix[encoder.row_of(item.item_id)] @ encoder.matrix[encoder.row_of(seen)])
-            for seen in history
-        }
+        place = encoder.matrix[encoder.row_of(item.item_id)]
+        seen_rows = {seen: encoder.matrix[encoder.row_of(seen)] for seen in history}
+        near = {seen: float(place @ row / np.linalg.norm(row)) for seen, row in seen_rows.items()}
         assert item.because == [max(near, key=lambda seen: near[seen])]
 
 
