@@ -80,7 +80,7 @@ class Worker:
         catalog_topic = settings.topics.catalog
         consumer = AIOKafkaConsumer(**client_arguments(settings.broker))
         self.catalog_follower = CatalogFollower(catalog, consumer, catalog_topic, partitions[catalog_topic])
-        await self.catalog_follower.start()
+        await self.catalog_follower.start(self._on_task_end)
         self.app = new_app(settings)
         self.app.tables.add(UserTable(self.app, self.store, self._fail, table_partitions))
         self.engine = self._new_engine(encoder, catalog, partitions)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -43,7 +44,7 @@ class Catalog:
                 raise ValueError("the record has no key")
             item_id = key.decode()
             available = False if value is None else _decode(value).available
-        except (ValueError, msgspec.DecodeError) as error:
+        except (ValueError, RecursionError) as error:  # DecodeError is a ValueError
             self.malformed_count += 1
             log.warning("catalog record with key %r is ignored: %s", key, error)
             return
@@ -67,8 +68,8 @@ class CatalogFollower:
         self._partitions = [TopicPartition(topic, partition) for partition in range(partitions)]
         self._task: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Return when everything that the topic held has been read."""
+    async def start(self, on_end: Callable[[asyncio.Task[None]], None]) -> None:
+        """Return when everything that the topic held has been read; ``on_end`` is told when the following ends."""
         await self._consumer.start()
         self._consumer.assign(self._partitions)
         await self._consumer.seek_to_beginning(*self._partitions)
@@ -76,6 +77,7 @@ class CatalogFollower:
         while any([await self._consumer.position(tp) < ends[tp] for tp in self._partitions]):
             await self._read(timeout_ms=1000)
         self._task = asyncio.create_task(self._follow(), name="headwater-catalog")
+        self._task.add_done_callback(on_end)
 
     async def stop(self) -> None:
         """Leave the topic."""

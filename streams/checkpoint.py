@@ -93,9 +93,13 @@ class Checkpoint:
             for partition, records in outgoing.items()
             for batch in self._batches(records)
         ]
+        # All of them, also after one has failed: an exception that nobody fetches is logged as a riddle.
+        results = await asyncio.gather(*(future for _, _, future in sent), return_exceptions=True)
         last: dict[int, int] = {}
-        for partition, count, future in sent:
-            last[partition] = (await future).offset + count - 1
+        for (partition, count, _), result in zip(sent, results, strict=True):
+            if isinstance(result, BaseException):
+                raise result
+            last[partition] = result.offset + count - 1
         return last
 
     def _batches(self, records: Iterable[Outgoing]) -> list[Any]:

@@ -82,7 +82,9 @@ class IntakeQueue:
         """
         taken: list[Intake] = []
         events = 0
-        held = {partition for partition in {tp.partition for tp in self._chunks} if self._waits(partition, topics)}
+        waiting = {tp.partition for tp, chunks in self._chunks.items() if chunks}
+        self._waiting_since = {p: since for p, since in self._waiting_since.items() if p in waiting}
+        held = {partition for partition in waiting if self._waits(partition, topics)}
         heads = [(chunks[0].chunk.records[0].timestamp, tp) for tp, chunks in self._chunks.items() if chunks]
         heapq.heapify(heads)
         while heads:
@@ -97,7 +99,7 @@ class IntakeQueue:
             events += size
             if chunks:
                 heapq.heappush(heads, (chunks[0].chunk.records[0].timestamp, tp))
-            elif self._waits(tp.partition, topics):
+            elif self._has_chunks(tp.partition, topics) and self._waits(tp.partition, topics):
                 held.add(tp.partition)
         return taken
 
@@ -115,6 +117,9 @@ class IntakeQueue:
             return False
         since = self._waiting_since.setdefault(partition, self._clock())
         return (self._clock() - since) * 1000 < limits.align_wait_ms
+
+    def _has_chunks(self, partition: int, topics: Sequence[str]) -> bool:
+        return any(self._chunks.get(_TopicPartition(topic, partition)) for topic in topics)
 
     def _lacks(self, partition: int, topics: Sequence[str]) -> bool:
         for topic in topics:

@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 
 from infra import broker
 from models.dataset import complete_journey_products
@@ -229,13 +230,14 @@ class _Demo:
         return events[0], events[1:]
 
     def _show(self, client: Producer, event: TimedEvent) -> float:
-        user_id, item_id = event.key.decode(), msgspec.json.decode(event.value)["item_id"]
+        user_id = event.key.decode()
+        item_id: str = msgspec.json.decode(event.value)["item_id"]
         before = self._reader.last_of(user_id)
         cause, at = self._send_one(client, event)
         latency_ms = self._latency_ms(cause, at)
         after = self._reader.last_of(user_id) or {}
         self._console.print(
-            f"[bold]live[/]     household {user_id} buys [green]{self._titles.get(item_id, item_id)}[/]:"
+            f"[bold]live[/]     household {user_id} buys [green]{escape(self._titles.get(item_id, item_id))}[/]:"
             f" the new list is here {latency_ms:.0f} ms later"
         )
         show.before_and_after(before, after, self._titles, self._console)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 __all__ = ["before_and_after", "summary_table"]
@@ -57,4 +58,4 @@ def _rows(report: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
 
 
 def _title(titles: Mapping[str, str], item_id: str) -> str:
-    return titles.get(item_id, item_id)
+    return escape(titles.get(item_id, item_id))

@@ -1,0 +1,237 @@
+"""Settlement: delivered, then stored, then acknowledged; whatever fails leaves the steps after it undone."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from operators.events import Rejected
+from operators.process import Counts, DeadLetter, Effects, Publish, PutState, UserKey
+from streams.checkpoint import Checkpoint, Settlement, Targets
+from tests.fakes import FakeRecord
+
+TARGETS = Targets("changelog", "lists", 2, "dead", 1)
+ANN, BOB = UserKey(0, b"ann"), UserKey(3, b"bob")
+BATCH_RECORDS_MAX = 3
+VALUE_BYTES_MAX = 100
+
+Sent = dict[tuple[str, int], list[tuple[bytes | None, bytes | None, Any]]]
+
+
+class FakeBatch:
+    """A produce batch of three records; a record of more than 100 bytes fits none."""
+
+    def __init__(self) -> None:
+        self.records: list[tuple[bytes | None, bytes | None, Any]] = []
+        self.closed = False
+
+    def append(self, *, key: bytes | None, value: bytes | None, timestamp: int | None, headers: Any) -> object | None:
+        assert not self.closed
+        assert timestamp is None
+        if len(self.records) == BATCH_RECORDS_MAX or len(value or b"") > VALUE_BYTES_MAX:
+            return None
+        self.records.append((key, value, headers))
+        return object()
+
+    def close(self) -> None:
+        self.closed = True
+
+    def record_count(self) -> int:
+        return len(self.records)
+
+
+class World:
+    """Producer, store and offsets, with one log of what happened to all three."""
+
+    def __init__(self, *, base_offset: int = 100) -> None:
+        self.log: list[Any] = []
+        self.sent: Sent = {}
+        self.stored: dict[int, tuple[list[tuple[bytes, bytes]], int]] = {}
+        self.offsets: dict[Any, int] = {}
+        self.held: set[str] = set()
+        """Topics whose deliveries wait for ``release``."""
+        self.pending: list[tuple[str, asyncio.Future[Any]]] = []
+        self.failing: dict[str, Exception] = {}
+        self.store_error: Exception | None = None
+        self._base_offset = base_offset
+
+    # -- the producer
+    def create_batch(self) -> FakeBatch:
+        return FakeBatch()
+
+    async def send_batch(self, batch: FakeBatch, topic: str, *, partition: int) -> asyncio.Future[Any]:
+        assert batch.closed
+        so_far = self.sent.setdefault((topic, partition), [])
+        base = self._base_offset + len(so_far)
+        so_far.extend(batch.records)
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(lambda done: self.log.append(("delivered", topic, partition, done.exception())))
+        if topic in self.failing:
+            future.set_exception(self.failing[topic])
+        elif topic in self.held:
+            self.pending.append((topic, future))
+        else:
+            future.set_result(SimpleNamespace(offset=base))
+        return future
+
+    def release(self) -> None:
+        for _, future in self.pending:
+            future.set_result(SimpleNamespace(offset=self._base_offset))
+
+    # -- the store
+    def write(self, partition: int, changes: Sequence[tuple[bytes, bytes]], offset: int) -> None:
+        if self.store_error is not None:
+            raise self.store_error
+        self.log.append(("stored", partition))
+        self.stored[partition] = (list(changes), offset)
+
+    # -- the offsets
+    def settle(self, tp: Any, offset: int) -> None:
+        self.log.append(("settled", tp))
+        self.offsets[tp] = offset
+
+    @property
+    def untouched(self) -> bool:
+        return not self.stored and not self.offsets
+
+
+def effects(puts: Sequence[PutState] = (), lists: Sequence[Publish] = (), dead: Sequence[DeadLetter] = ()) -> Effects:
+    return Effects(list(puts), list(lists), list(dead), Counts())
+
+
+def letter(partition: int, value: bytes | None, key: bytes | None = b"k") -> DeadLetter:
+    return DeadLetter("click", partition, FakeRecord(7, key, value), Rejected("schema", "why"))
+
+
+FULL = Settlement(
+    effects(
+        [PutState(ANN, b"a1"), PutState(BOB, b"b1")], [Publish(ANN, b"la"), Publish(BOB, b"lb")], [letter(2, b"?")]
+    ),
+    [(0, b"\x00popularity", b"p0")],
+    {("view", 0): 11, ("view", 3): 21},
+)
+
+
+def settle(world: World, settlement: Settlement) -> None:
+    async def once(checkpoint: Checkpoint) -> None:
+        await checkpoint.settle(settlement)
+
+    run(world, once)
+
+
+def run(world: World, use: Callable[[Checkpoint], Coroutine[Any, Any, None]]) -> None:
+    """``use`` a checkpoint over the world in an event loop of its own."""
+    producer: Any = world
+    store: Any = world
+
+    async def main(executor: ThreadPoolExecutor) -> None:
+        await use(Checkpoint(lambda: producer, store, world.settle, TARGETS, executor))
+
+    with ThreadPoolExecutor(1) as executor:
+        asyncio.run(main(executor))
+
+
+def test_everything_is_delivered_then_stored_then_acknowledged() -> None:
+    world = World()
+    settle(world, FULL)
+    steps = [step for step, *_ in world.log]
+    assert steps == ["delivered"] * 5 + ["stored"] * 2 + ["settled"] * 2
+    assert {entry[1:3] for entry in world.log[:5]} == {
+        ("changelog", 0),
+        ("changelog", 3),
+        ("lists", 0),
+        ("lists", 1),
+        ("dead", 0),
+    }
+    assert world.offsets == FULL.offsets
+
+
+def test_changelog_and_store_hold_the_same() -> None:
+    world = World(base_offset=40)
+    settle(world, FULL)
+    assert world.sent["changelog", 0] == [(b"ann", b"a1", []), (b"\x00popularity", b"p0", [])]
+    assert world.stored == {
+        0: ([(b"ann", b"a1"), (b"\x00popularity", b"p0")], 41),
+        3: ([(b"bob", b"b1")], 40),
+    }
+
+
+def test_the_stored_offset_is_that_of_the_last_record_of_the_last_batch() -> None:
+    users = [UserKey(0, b"user-%d" % n) for n in range(2 * BATCH_RECORDS_MAX + 2)]
+    world = World(base_offset=1_000)
+    settle(world, Settlement(effects([PutState(user, b"s") for user in users]), [], {}))
+    assert [key for key, _, _ in world.sent["changelog", 0]] == [user.key for user in users]
+    assert [entry[0] for entry in world.log] == ["delivered"] * 3 + ["stored"]
+    assert world.stored[0][1] == 1_000 + len(users) - 1
+
+
+@pytest.mark.parametrize("topic", ["changelog", "lists", "dead"])
+def test_a_delivery_that_fails_leaves_store_and_offsets(topic: str) -> None:
+    world = World()
+    world.failing[topic] = ConnectionError("broker gone")
+    with pytest.raises(ConnectionError, match="broker gone"):
+        settle(world, FULL)
+    assert world.untouched
+
+
+@pytest.mark.parametrize("topic", ["changelog", "lists", "dead"])
+def test_a_delivery_that_is_slow_keeps_store_and_offsets_waiting(topic: str) -> None:
+    world = World()
+    world.held.add(topic)
+
+    async def use(checkpoint: Checkpoint) -> None:
+        settling = asyncio.create_task(checkpoint.settle(FULL))
+        done, _ = await asyncio.wait([settling], timeout=0.05)
+        assert not done
+        assert world.pending
+        assert world.untouched
+        world.release()
+        await asyncio.wait_for(settling, 5)
+        assert world.offsets == FULL.offsets
+
+    run(world, use)
+
+
+def test_a_store_that_fails_leaves_the_offsets() -> None:
+    world = World()
+    world.store_error = OSError("disk full")
+    with pytest.raises(OSError, match="disk full"):
+        settle(world, FULL)
+    assert not world.offsets
+
+
+def test_lists_go_to_the_partition_of_their_user_as_json() -> None:
+    world = World()
+    settle(world, FULL)
+    json = [("content-type", b"application/json")]
+    assert world.sent["lists", 0] == [(b"ann", b"la", json)]
+    assert world.sent["lists", 1] == [(b"bob", b"lb", json)]  # 3 modulo the topic's 2 partitions
+
+
+def test_a_dead_letter_is_the_record_as_it_was_a_tombstone_too() -> None:
+    world = World()
+    settle(world, Settlement(effects(dead=[letter(2, b"?"), letter(1, None, None)]), [], {("view", 2): 8}))
+    first, second = world.sent["dead", 0]
+    assert first[:2] == (b"k", b"?")
+    assert second[:2] == (None, None)
+    assert [dict(headers)["dl_partition"] for _, _, headers in (first, second)] == [b"2", b"1"]
+    assert dict(first[2])["dl_code"] == b"schema"
+    assert not world.stored
+    assert world.offsets == {("view", 2): 8}
+
+
+def test_a_record_that_fits_no_produce_batch_is_an_error_that_names_its_size() -> None:
+    world = World()
+    fits, does_not = PutState(ANN, b"s" * VALUE_BYTES_MAX), PutState(UserKey(0, b"eve"), b"s" * (VALUE_BYTES_MAX + 1))
+    with pytest.raises(ValueError, match="a record of 101 bytes does not fit"):
+        settle(world, Settlement(effects([fits, does_not]), [], {("view", 0): 8}))
+    assert world.untouched
+
+
+def test_nothing_to_deliver_still_acknowledges() -> None:
+    world = World()
+    settle(world, Settlement(effects(), [], {("view", 0): 8}))
+    assert world.log == [("settled", ("view", 0))]

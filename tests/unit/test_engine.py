@@ -1,0 +1,398 @@
+"""The engine: batches settle once and in order, an error ends it, and a drain leaves nothing behind."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+
+from operators import limits, state
+from operators.candidates.popularity import Popularity
+from operators.process import Chunk, Effects, UserKey
+from operators.ranking import Policy
+from operators.state import StateError
+from streams.catalog import Catalog
+from streams.checkpoint import Settlement
+from streams.engine import Engine
+from streams.intake import Intake
+from streams.metrics import Metrics
+from streams.states import POPULARITY_KEY, States
+from tests.fakes import NOW_MS, TOPICS, FakeEncoder, items, record
+
+WAIT_S = 5.0
+PATIENCE_S = 0.05
+"""Long enough for what must not happen to happen."""
+_MANY = 100
+
+
+class TP(NamedTuple):
+    topic: str
+    partition: int
+
+
+class Arrived(NamedTuple):
+    """A consumed record with its time of arrival."""
+
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+    timestamp: int
+
+
+class FakeStore:
+    """Values by partition and key."""
+
+    def __init__(self) -> None:
+        self.values: dict[tuple[int, bytes], bytes] = {}
+
+    def load(self, partition: int, keys: Sequence[bytes]) -> list[bytes | None]:
+        return [self.values.get((partition, key)) for key in keys]
+
+    def get(self, partition: int, key: bytes) -> bytes | None:
+        return self.values.get((partition, key))
+
+
+class FakeCheckpoint:
+    """Notes what is settled; after ``hold`` a settlement that has begun ends when ``let`` lets it."""
+
+    def __init__(self) -> None:
+        self.begun: list[Settlement] = []
+        self.ended: list[Settlement] = []
+        self.error: Exception | None = None
+        self._permits = asyncio.Semaphore(_MANY)
+
+    def hold(self) -> None:
+        self._permits = asyncio.Semaphore(0)
+
+    def let(self, settlements: int = _MANY) -> None:
+        for _ in range(settlements):
+            self._permits.release()
+
+    async def settle(self, settlement: Settlement) -> None:
+        self.begun.append(settlement)
+        await self._permits.acquire()
+        if self.error is not None:
+            raise self.error
+        self.ended.append(settlement)
+
+
+class Bench:
+    """An engine with fakes around it; also its source."""
+
+    def __init__(self, batch_events_max: int = 1) -> None:
+        self.store: Any = FakeStore()
+        self.checkpoint: Any = FakeCheckpoint()
+        self.encoder = FakeEncoder(items(30))
+        self.states = States(self.store, 4, 100)
+        self.catalog = Catalog()
+        self.metrics = Metrics()
+        self.generations = {1}
+        self.lagging: set[str] = set()
+        self.engine = Engine(
+            self.states,
+            self.encoder,
+            self.catalog,
+            self.checkpoint,
+            self.metrics,
+            Policy(),
+            TOPICS,
+            source=self,
+            accepts=lambda intake: intake.generation in self.generations,
+            batch_events_max=batch_events_max,
+        )
+
+    def has_more(self, tp: Any, received_offset: int) -> bool:
+        return tp.topic in self.lagging
+
+    def pause(self, tp: Any) -> None: ...
+
+    def resume(self, tp: Any) -> None: ...
+
+    async def submit(self, offset: int, *, topic: str = "view", user: str = "ann", generation: int = 1) -> None:
+        made = record(offset, user, f"item-{offset}", NOW_MS + offset)
+        await self.submit_records(topic, [Arrived(*made, NOW_MS + offset)], generation)
+
+    async def submit_records(self, topic: str, records: Sequence[Arrived], generation: int = 1) -> None:
+        chunk = Chunk(topic, TOPICS.index(topic), 0, records)
+        await self.engine.submit(Intake(TP(topic, 0), chunk, generation))
+
+    async def until(self, what: Callable[[], bool]) -> None:
+        async with asyncio.timeout(WAIT_S):
+            while not what():  # noqa: ASYNC110  # fakes and numbers have no event
+                await asyncio.sleep(0.001)
+
+    async def until_ended(self, settlements: int) -> None:
+        await self.until(lambda: len(self.checkpoint.ended) >= settlements)
+
+
+def run(scenario: Callable[[Bench], Coroutine[Any, Any, None]], batch_events_max: int = 1) -> None:
+    """Play a scenario on a started engine, and stop it."""
+
+    async def main() -> None:
+        bench = Bench(batch_events_max)
+        bench.engine.start()
+        try:
+            await scenario(bench)
+        finally:
+            await bench.engine.stop()
+            if bench.engine.failed.done():
+                bench.engine.failed.exception()
+
+    asyncio.run(main())
+
+
+def view_offsets(settlements: Sequence[Settlement]) -> list[int]:
+    return [settlement.offsets[TP("view", 0)] for settlement in settlements]
+
+
+def causes(effects: Effects) -> list[tuple[str, int]]:
+    return [
+        (cause["topic"], cause["offset"])
+        for publish in effects.lists
+        for cause in msgspec.json.decode(publish.value)["caused_by"]
+    ]
+
+
+def test_every_batch_is_settled_once_and_in_order() -> None:
+    async def scenario(bench: Bench) -> None:
+        for offset in range(8):
+            await bench.submit(offset)
+        await bench.until_ended(8)
+        await asyncio.sleep(PATIENCE_S)
+        assert view_offsets(bench.checkpoint.ended) == [1, 2, 3, 4, 5, 6, 7, 8]
+        assert [causes(one.effects) for one in bench.checkpoint.ended] == [[("view", n)] for n in range(8)]
+        assert bench.metrics.totals["batches_total"] == 8
+        assert bench.metrics.totals["folded_total"] == 8
+        assert set(bench.metrics.stage_seconds) == {"decode", "load", "process", "settle"}
+
+    run(scenario)
+
+
+def test_chunks_that_are_there_together_are_one_batch_with_the_highest_offset_of_each_source() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.checkpoint.hold()
+        await bench.submit(0)
+        await bench.until(lambda: len(bench.checkpoint.begun) == 1)
+        await bench.submit(1)  # computes meanwhile, and then waits for the settlement of the first
+        await bench.until(lambda: bench.encoder.step_calls >= 2)
+        await bench.submit(2)
+        await bench.submit(3)
+        await bench.submit(9, topic="purchase")
+        bench.checkpoint.let()
+        await bench.until_ended(3)
+        last = bench.checkpoint.ended[2]
+        assert last.offsets == {TP("view", 0): 4, TP("purchase", 0): 10}
+        assert causes(last.effects) == [("view", 2), ("view", 3), ("purchase", 9)]
+
+    run(scenario, batch_events_max=100)
+
+
+def test_a_settlement_begins_when_the_one_before_has_ended() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.checkpoint.hold()
+        for offset in range(3):
+            await bench.submit(offset)
+        await bench.until(lambda: bench.encoder.step_calls == 2)
+        await asyncio.sleep(PATIENCE_S)
+        assert view_offsets(bench.checkpoint.begun) == [1]
+        assert bench.encoder.step_calls == 2, "a third batch was computed while the first was in settlement"
+        bench.checkpoint.let()
+        await bench.until_ended(3)
+
+    run(scenario)
+
+
+def test_an_error_in_compute_ends_the_engine_and_settles_nothing_after_it() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.store.values[0, b"bob"] = b"\x01 damaged"
+        await bench.submit(0)
+        await bench.until_ended(1)
+        await bench.submit(1, user="bob")
+        await bench.submit(2)
+        await bench.until(bench.engine.failed.done)
+        await asyncio.sleep(PATIENCE_S)
+        assert view_offsets(bench.checkpoint.begun) == [1]
+        with pytest.raises(StateError, match="'bob'"):
+            bench.engine.failed.result()
+
+    run(scenario)
+
+
+def test_an_error_in_settlement_ends_the_engine_and_settles_nothing_after_it() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.checkpoint.error = ConnectionError("broker gone")
+        bench.checkpoint.hold()
+        for offset in range(3):
+            await bench.submit(offset)
+        await bench.until(lambda: bench.encoder.step_calls == 2)
+        bench.checkpoint.let()
+        await bench.until(bench.engine.failed.done)
+        bench.checkpoint.error = None
+        await asyncio.sleep(PATIENCE_S)
+        assert view_offsets(bench.checkpoint.begun) == [1]
+        assert bench.metrics.totals["batches_total"] == 0
+        with pytest.raises(ConnectionError):
+            bench.engine.failed.result()
+
+    run(scenario)
+
+
+def test_a_failed_engine_drains_at_once_and_saves_nothing() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.checkpoint.error = ConnectionError("broker gone")
+        await bench.submit(0)
+        await bench.until(bench.engine.failed.done)
+        await asyncio.wait_for(bench.engine.drain(), 1)
+        assert len(bench.checkpoint.begun) == 1
+        assert len(bench.states) == 0
+
+    run(scenario)
+
+
+def test_chunks_that_are_not_accepted_are_dropped() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.generations = {2}
+        await bench.submit(0, generation=1)
+        await bench.submit(5, generation=2)
+        await bench.submit(1, generation=1)
+        await bench.submit(6, generation=2)
+        await bench.until_ended(2)
+        await asyncio.sleep(PATIENCE_S)
+        assert view_offsets(bench.checkpoint.ended) == [6, 7]
+        await asyncio.wait_for(bench.engine.drain(), 1)
+
+    run(scenario)
+
+
+def test_a_topic_that_lags_holds_its_partition_back_for_a_moment_only() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.lagging = {"click"}
+        await bench.submit(7)
+        await asyncio.sleep(PATIENCE_S)
+        assert not bench.checkpoint.begun
+        await bench.submit(3, topic="click")
+        await bench.until_ended(1)
+        assert causes(bench.checkpoint.ended[0].effects) == [("click", 3)]
+        await bench.until_ended(2)
+
+    run(scenario)
+
+
+def test_dead_letters_and_tombstones_are_settled_with_their_offsets() -> None:
+    async def scenario(bench: Bench) -> None:
+        tombstone, bad = Arrived(4, b"ann", None, (), NOW_MS), Arrived(5, b"ann", b"not json", (), NOW_MS)
+        await bench.submit_records("view", [tombstone, bad])
+        await bench.until_ended(1)
+        (settled,) = bench.checkpoint.ended
+        assert [letter.record for letter in settled.effects.dead_letters] == [tombstone, bad]
+        assert settled.effects.puts == []
+        assert settled.offsets == {TP("view", 0): 6}
+        assert bench.metrics.totals["rejected_total"] == 2
+
+    run(scenario)
+
+
+def test_the_catalog_is_applied_before_a_batch_is_ranked() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.catalog.note(b"item-7", None)
+        await bench.submit(0)
+        await bench.until_ended(1)
+        (publish,) = bench.checkpoint.ended[0].effects.lists
+        listed = {item["item_id"] for item in msgspec.json.decode(publish.value)["items"]}
+        assert "item-8" in listed
+        assert "item-7" not in listed
+
+    run(scenario)
+
+
+def test_popularity_is_saved_with_a_batch_once_enough_events_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "popularity_checkpoint_events", 3)
+
+    async def scenario(bench: Bench) -> None:
+        for offset in range(4):
+            await bench.submit(offset)
+        await bench.until_ended(4)
+        assert [len(one.snapshots) for one in bench.checkpoint.ended] == [0, 0, 1, 0]
+        ((partition, key, value),) = bench.checkpoint.ended[2].snapshots
+        assert (partition, key) == (0, POPULARITY_KEY)
+        assert Popularity.restore(value).events == 3
+
+    run(scenario)
+
+
+def test_drain_drops_what_is_queued_and_waits_for_what_is_in_work() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.checkpoint.hold()
+        for offset in range(5):
+            await bench.submit(offset)
+        await bench.until(lambda: bench.encoder.step_calls == 2)
+        draining = asyncio.create_task(bench.engine.drain())
+        done, _ = await asyncio.wait([draining], timeout=PATIENCE_S)
+        assert not done
+        assert len(bench.states) == 1, "the cache was forgotten while batches were in work"
+        bench.checkpoint.let(1)
+        await asyncio.sleep(PATIENCE_S)
+        assert len(bench.checkpoint.begun) == 2, "popularity was saved while the second batch was in settlement"
+        bench.checkpoint.let()
+        await asyncio.wait_for(draining, WAIT_S)
+        *batches, saved = bench.checkpoint.ended
+        assert view_offsets(batches) == [1, 2]
+        assert (saved.offsets, saved.effects.puts, saved.effects.lists) == ({}, [], [])
+        ((partition, key, value),) = saved.snapshots
+        assert (partition, key, Popularity.restore(value).events) == (0, POPULARITY_KEY, 2)
+        assert len(bench.states) == 0
+        await asyncio.sleep(PATIENCE_S)
+        assert len(bench.checkpoint.begun) == 3, "a dropped chunk was processed"
+
+    run(scenario)
+
+
+def test_after_a_drain_the_states_come_from_the_store() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.submit(0)
+        await bench.until_ended(1)
+        await bench.engine.drain()
+        (put,) = bench.checkpoint.ended[0].effects.puts
+        assert put.user == UserKey(0, b"ann")
+        bench.store.values[0, b"ann"] = put.value
+        ((partition, key, value),) = bench.checkpoint.ended[1].snapshots
+        bench.store.values[partition, key] = value
+        await bench.submit(1)
+        await bench.until_ended(3)
+        (again,) = bench.checkpoint.ended[2].effects.puts
+        assert state.decode(again.value).history_items == ["item-0", "item-1"]
+        await bench.engine.drain()
+        ((_, _, value),) = bench.checkpoint.ended[3].snapshots
+        assert Popularity.restore(value).events == 2
+
+    run(scenario)
+
+
+def test_a_drain_gives_up_on_a_settlement_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "drain_max_s", PATIENCE_S)
+
+    async def scenario(bench: Bench) -> None:
+        bench.checkpoint.hold()
+        await bench.submit(0)
+        await bench.until(lambda: len(bench.checkpoint.begun) == 1)
+        with pytest.raises(TimeoutError):
+            await bench.engine.drain()
+        assert not bench.checkpoint.ended
+
+    run(scenario)
+
+
+def test_stop_leaves_what_is_in_work_unsettled() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.checkpoint.hold()
+        await bench.submit(0)
+        await bench.until(lambda: len(bench.checkpoint.begun) == 1)
+        await asyncio.wait_for(bench.engine.stop(), WAIT_S)
+        bench.checkpoint.let()
+        await asyncio.sleep(PATIENCE_S)
+        assert not bench.checkpoint.ended
+        assert not bench.engine.failed.done()
+
+    run(scenario)

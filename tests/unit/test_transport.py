@@ -1,0 +1,352 @@
+"""The changes to Faust's consumer that need no broker: what is fetched, handed on, accepted and committed."""
+
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false
+# Faust and aiokafka keep to themselves what is changed, and neither is typed throughout.
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import pytest
+from aiokafka.consumer.fetcher import PartitionRecords
+from aiokafka.structs import TopicPartition
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+from faust.types.tuples import Message
+
+from streams.transport import (
+    BatchProducer,
+    ChunkConsumer,
+    ChunkConsumerThread,
+    ChunkSchema,
+    ChunkTransport,
+    _round_robin,
+    hand_on_parsed_records,
+)
+
+VIEW, CLICK, CHANGES = TP("view", 0), TP("click", 1), TP("changelog", 0)
+GENERATION = 3
+
+
+class Parsed(NamedTuple):
+    """A record as far as a chunk's message looks at it."""
+
+    offset: int
+    timestamp: int = 1_500
+    timestamp_type: int = 0
+
+
+def parsed(*offsets: int) -> list[Parsed]:
+    return [Parsed(offset) for offset in offsets]
+
+
+class FakeThread:
+    """The thread that owns the client."""
+
+    def __init__(self) -> None:
+        self.behind: set[TP] = set()
+        self.rewound: list[TopicPartition] = []
+
+    def is_behind(self, tp: TP) -> bool:
+        return tp in self.behind
+
+    async def seek_to_beginning(self, *partitions: TopicPartition) -> None:
+        self.rewound += partitions
+
+
+class Consumer(ChunkConsumer):
+    """A consumer of a fake app and a fake client: Faust's own constructor is not run."""
+
+    should_stop = False  # type: ignore[assignment]  # a property in Faust
+
+    def __init__(self) -> None:
+        self.app: Any = SimpleNamespace(
+            consumer_generation_id=GENERATION,
+            rebalancing=False,
+            in_recovery=False,
+            tables=SimpleNamespace(changelog_topics={CHANGES.topic}),
+        )
+        self.thread: Any = FakeThread()
+        self._thread = self.thread
+        self._settled: dict[TP, int] = {}
+        self._handed_on: dict[TP, int] = {}
+        self._drain = None
+        self._fetching = asyncio.Lock()
+        self._revocations = 0
+        self._sought = (GENERATION, 0)
+        self._unacked_messages: Any = set()
+        self._active_partitions = {VIEW, CLICK, CHANGES}
+        self._buffered_partitions = set()
+        self.flow_active = True
+        self.records: dict[TP, Sequence[Parsed]] = {}
+        self.asked: list[set[TP]] = []
+        self.events: list[str] = []
+
+    def __repr__(self) -> str:
+        return "<Consumer of a test>"  # Faust's asks for what its constructor makes
+
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109
+        assert active_partitions is not None
+        self.asked.append(active_partitions)
+        return {tp: records for tp, records in self.records.items() if tp in active_partitions}
+
+    async def commit_and_end_transactions(self) -> None:
+        self.events.append("commit")
+
+
+def fetched(consumer: Consumer) -> Coroutine[Any, Any, list[tuple[TP, list[int]]]]:
+    """Source partition and offsets of each message of one fetch."""
+
+    async def one_fetch() -> list[tuple[TP, list[int]]]:
+        messages: Any = consumer.getmany(timeout=1.0)
+        return [(tp, [one.offset for one in message.value]) async for tp, message in messages]
+
+    return one_fetch()
+
+
+@pytest.fixture
+def consumer() -> Consumer:
+    return Consumer()
+
+
+def test_partitions_take_turns_and_none_is_lost() -> None:
+    records = {TopicPartition("view", 0): range(5), TopicPartition("click", 1): range(10, 13)}
+    assert [(tp, list(slice_)) for tp, slice_ in _round_robin(records, 2)] == [
+        (VIEW, [0, 1]),
+        (CLICK, [10, 11]),
+        (VIEW, [2, 3]),
+        (CLICK, [12]),
+        (VIEW, [4]),
+    ]
+    assert all(isinstance(tp, TP) for tp, _ in _round_robin(records, 2))
+    assert _round_robin({}, 2) == []
+    assert _round_robin({VIEW: []}, 2) == []
+
+
+def test_a_chunk_is_one_message(consumer: Consumer) -> None:
+    consumer.records = {VIEW: [Parsed(7), Parsed(8, 2_500)]}
+
+    async def one_fetch() -> list[tuple[TP, Message]]:
+        return [each async for each in consumer.getmany(timeout=1.0)]
+
+    ((tp, message),) = asyncio.run(one_fetch())
+    assert tp == message.tp == VIEW
+    assert (message.topic, message.partition, message.offset, message.timestamp) == ("view", 0, 8, 2.5)
+    assert message.generation_id == GENERATION
+    assert message.value == consumer.records[VIEW]
+    schema: Any = ChunkSchema()
+    assert schema.loads_value(consumer.app, message) is message.value
+    assert schema.loads_key(consumer.app, message) is None
+
+
+def test_chunks_are_of_a_bounded_number_of_records(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Consumer, "chunk_records_max", 2)
+    consumer.records = {VIEW: parsed(0, 1, 2), CLICK: parsed(5)}
+    assert asyncio.run(fetched(consumer)) == [(VIEW, [0, 1]), (CLICK, [5]), (VIEW, [2])]
+
+
+def test_before_the_seek_and_during_a_rebalance_only_the_changelog_is_fetched(consumer: Consumer) -> None:
+    for name, value in (("_sought", None), ("_revocations", 1)):
+        fresh = Consumer()
+        setattr(fresh, name, value)
+        assert fresh._fetchable() == {CHANGES}
+    consumer.app.rebalancing = True
+    assert consumer._fetchable() == {CHANGES}
+    consumer.app.rebalancing = False
+    assert consumer._fetchable() == {VIEW, CLICK, CHANGES}
+    assert consumer._fetchable() is not consumer._active_partitions
+
+
+def test_what_was_fetched_before_a_rebalance_is_dropped(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Consumer, "chunk_records_max", 1)
+    consumer.records = {VIEW: parsed(0, 1, 2)}
+
+    async def interrupted(change: str, value: object) -> list[int]:
+        target = consumer.app if change == "consumer_generation_id" else consumer
+        before: object = getattr(target, change)
+        offsets: list[int] = []
+        async for _, message in consumer.getmany(timeout=1.0):
+            offsets.append(message.offset)
+            if len(offsets) == 2:
+                setattr(target, change, value)
+        setattr(target, change, before)
+        return offsets
+
+    assert asyncio.run(interrupted("consumer_generation_id", GENERATION + 1)) == [0, 1]
+    assert asyncio.run(interrupted("flow_active", False)) == [0, 1]
+    assert not consumer._fetching.locked()
+
+
+def test_a_seek_waits_for_the_fetch_under_way(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def seek(self: Consumer) -> None:
+        self.events.append("seek")
+
+    monkeypatch.setattr(driver.Consumer, "perform_seek", seek)
+    consumer.records = {VIEW: parsed(0)}
+
+    async def scenario() -> None:
+        fetch: Any = consumer.getmany(timeout=1.0)
+        await anext(fetch)
+        seeking = asyncio.create_task(consumer.perform_seek())
+        await asyncio.wait([seeking], timeout=0.02)
+        assert consumer.events == []
+        await fetch.aclose()
+        await asyncio.wait_for(seeking, 5)
+        assert consumer.events == ["seek"]
+
+    asyncio.run(scenario())
+
+
+def test_a_seek_counts_for_the_assignment_it_began_in(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def revoked_meanwhile(self: Consumer) -> None:
+        self._revocations += 1
+
+    async def quiet(self: Consumer) -> None: ...
+
+    consumer._sought = None
+    monkeypatch.setattr(driver.Consumer, "perform_seek", revoked_meanwhile)
+    asyncio.run(consumer.perform_seek())
+    assert not consumer.accepts(GENERATION)
+    monkeypatch.setattr(driver.Consumer, "perform_seek", quiet)
+    asyncio.run(consumer.perform_seek())
+    assert consumer.accepts(GENERATION)
+
+
+def test_accepts_only_chunks_of_this_generation_after_its_seek_while_the_flow_is_on(consumer: Consumer) -> None:
+    assert consumer.accepts(GENERATION)
+    assert not consumer.accepts(GENERATION - 1)
+    consumer.flow_active = False
+    assert not consumer.accepts(GENERATION)
+    consumer.flow_active = True
+    consumer._revocations += 1
+    assert not consumer.accepts(GENERATION)
+
+
+def test_has_more_knows_what_is_handed_on_and_what_the_broker_has(consumer: Consumer) -> None:
+    assert not consumer.has_more(VIEW, -1)
+    consumer.records = {VIEW: parsed(7, 8)}
+    asyncio.run(fetched(consumer))
+    assert consumer.has_more(VIEW, -1)
+    assert consumer.has_more(VIEW, 7)
+    assert not consumer.has_more(VIEW, 8)
+    assert not consumer.has_more(CLICK, -1)
+    consumer.thread.behind = {VIEW}
+    assert consumer.has_more(VIEW, 8)
+
+
+@pytest.mark.parametrize(
+    ("highwater", "position", "valid", "behind"),
+    [(10, 9, True, True), (10, 10, True, False), (None, 10, True, True), (10, 10, False, True)],
+)
+def test_is_behind_when_the_last_fetch_told_of_more(
+    highwater: int | None, position: int, valid: bool, behind: bool
+) -> None:
+    thread: Any = ChunkConsumerThread.__new__(ChunkConsumerThread)
+    state = SimpleNamespace(highwater=highwater, position=position, has_valid_position=valid)
+    states = {TopicPartition("view", 0): state}
+    subscription: Any = SimpleNamespace(assignment=SimpleNamespace(state_value=states.get))
+    thread._ensure_consumer = lambda: SimpleNamespace(_subscription=SimpleNamespace(subscription=subscription))
+    assert thread.is_behind(VIEW) is behind
+    assert not thread.is_behind(CLICK)
+    subscription.assignment = None
+    assert not thread.is_behind(VIEW)
+
+
+def test_a_paused_partition_is_not_fetched_until_it_is_resumed(consumer: Consumer) -> None:
+    consumer.pause(VIEW)
+    assert consumer._fetchable() == {CLICK, CHANGES}
+    consumer.resume(VIEW)
+    assert consumer._fetchable() == {VIEW, CLICK, CHANGES}
+
+
+def test_only_settle_moves_the_offset_and_never_back(consumer: Consumer) -> None:
+    assert consumer._new_offset(VIEW) is None
+    consumer.settle(VIEW, 12)
+    consumer.settle(VIEW, 9)
+    assert consumer._new_offset(VIEW) == 12
+    assert consumer._new_offset(CLICK) is None
+
+
+def test_an_acknowledged_message_moves_nothing(consumer: Consumer) -> None:
+    consumer.settle(VIEW, 5)
+    message = consumer._chunk_message(VIEW, parsed(98, 99), GENERATION)
+    consumer._unacked_messages = {message}
+    assert consumer.ack(message)
+    assert message.acked
+    assert not consumer._unacked_messages
+    assert consumer._new_offset(VIEW) == 5
+
+
+def test_settled_partitions_are_what_a_commit_looks_at(consumer: Consumer) -> None:
+    consumer.settle(VIEW, 5)
+    consumer.settle(CLICK, 6)
+    assert consumer._filter_tps_with_pending_acks() == [VIEW, CLICK]
+    assert consumer._filter_tps_with_pending_acks({CLICK}) == [CLICK]
+    assert consumer._filter_tps_with_pending_acks({"view"}) == [VIEW]
+
+
+def test_work_is_drained_before_the_commit(consumer: Consumer) -> None:
+    class Engine:
+        async def drain(self) -> None:
+            consumer.events.append("drain")
+
+    asyncio.run(consumer.wait_empty())
+    consumer.on_revoke_drain(Engine())
+    asyncio.run(consumer.wait_empty())
+    assert consumer.events == ["commit", "drain", "commit"]
+
+
+def test_a_drain_that_fails_commits_nothing(consumer: Consumer) -> None:
+    class Engine:
+        async def drain(self) -> None:
+            raise TimeoutError
+
+    consumer.on_revoke_drain(Engine())
+    with pytest.raises(TimeoutError):
+        asyncio.run(consumer.wait_empty())
+    assert consumer.events == []
+
+
+def test_revoked_partitions_are_forgotten_after_their_last_commit(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def commits(self: Consumer, revoked: set[TP]) -> None:
+        assert self._new_offset(VIEW) == 5
+        assert not self.accepts(GENERATION)
+        self.events.append("commit")
+
+    monkeypatch.setattr(driver.Consumer, "on_partitions_revoked", commits)
+    consumer.settle(VIEW, 5)
+    consumer.settle(CLICK, 6)
+    consumer._handed_on[VIEW] = 9
+    asyncio.run(consumer.on_partitions_revoked({VIEW}))
+    assert consumer.events == ["commit"]
+    assert (consumer._new_offset(VIEW), consumer._new_offset(CLICK)) == (None, 6)
+    assert not consumer.has_more(VIEW, -1)
+
+
+def test_without_a_committed_offset_events_are_read_from_their_beginning(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committed: dict[Any, int | None] = {VIEW: None, CLICK: 4, TP("purchase", 2): 0, CHANGES: None}
+
+    async def seek(self: Consumer) -> dict[Any, int | None]:
+        return committed
+
+    monkeypatch.setattr(driver.Consumer, "seek_to_committed", seek)
+    assert asyncio.run(consumer.seek_to_committed()) == committed
+    assert consumer.thread.rewound == [TopicPartition("view", 0), TopicPartition("purchase", 2)]
+
+
+def test_parsed_records_are_handed_on_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    untyped: Any = PartitionRecords
+    monkeypatch.setattr(PartitionRecords, "_consumer_record", untyped._consumer_record)
+    hand_on_parsed_records()
+    records: Any = PartitionRecords.__new__(PartitionRecords)
+    one = Parsed(1)
+    assert records._consumer_record(TopicPartition("view", 0), one) is one
+
+
+def test_the_transport_makes_these_consumers_and_producers() -> None:
+    assert (ChunkTransport.Consumer, ChunkTransport.Producer) == (ChunkConsumer, BatchProducer)
