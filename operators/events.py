@@ -12,7 +12,7 @@ import msgspec
 from operators import limits
 from operators.interest import EVENT_TYPES
 
-__all__ = ["CONTENT_TYPES", "Event", "RejectCode", "Rejected", "decode", "fingerprint_of"]
+__all__ = ["CONTENT_TYPES", "JSON_HEADERS", "Event", "RejectCode", "Rejected", "decode", "fingerprint_of"]
 
 RejectCode = Literal[
     "malformed",
@@ -34,6 +34,10 @@ CONTENT_TYPES: Final = {
     b"application/x-msgpack": "msgpack",
     b"application/vnd.msgpack": "msgpack",
 }
+
+_JSON_HEADER: Final = ("content-type", b"application/json")
+JSON_HEADERS: Final[list[tuple[str, bytes]]] = [_JSON_HEADER]
+"""Headers of a record whose value is JSON."""
 
 # Bound here because the quick way reads each of them for every event.
 _EVENT_BYTES_MAX: Final = limits.event_bytes_max
@@ -129,7 +133,7 @@ def decode(
 
 
 def _is_json(headers: Sequence[tuple[str, bytes]]) -> bool:
-    return len(headers) == 1 and headers[0] == ("content-type", b"application/json")
+    return len(headers) == 1 and headers[0] == _JSON_HEADER
 
 
 def _decode_plain(value: bytes, key: bytes, event_type: int, offset: int, now_ms: int) -> Event | None:

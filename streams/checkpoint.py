@@ -8,15 +8,15 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
+from operators.events import JSON_HEADERS
 from operators.process import DeadLetter, Effects
 from streams.dead_letters import headers_of, value_of
 from streams.store import StateStore
 
 __all__ = ["Checkpoint", "Settlement", "Targets"]
 
-_JSON_HEADERS: Final = [("content-type", b"application/json")]
 
 Outgoing = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
 
@@ -80,7 +80,7 @@ class Checkpoint:
         targets = self._targets
         lists: defaultdict[int, list[Outgoing]] = defaultdict(list)
         for user, value in effects.lists:
-            lists[user.partition % targets.recommendations_partitions].append((user.key, value, _JSON_HEADERS))
+            lists[user.partition % targets.recommendations_partitions].append((user.key, value, JSON_HEADERS))
         dead: defaultdict[int, list[Outgoing]] = defaultdict(list)
         for letter in effects.dead_letters:
             dead[letter.partition % targets.dead_letter_partitions].append(_dead_letter(letter))

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from operators.events import JSON_HEADERS
 from streams.clients.delivery import Delivery
 from streams.clients.errors import ClientError, InputError
 from streams.clients.kafka import Cluster, describe_cluster, partition_count, producer
@@ -27,7 +28,6 @@ __all__ = [
     "stop_on_signal",
 ]
 
-_JSON_HEADERS: Final = [("content-type", b"application/json")]
 _CHECKPOINT_S: Final = 1.0
 _SLEEP_S_MAX: Final = 0.1
 _PROGRESS_EVENTS: Final = 1_000
@@ -190,7 +190,7 @@ class _Run:
     def send_catalog(self, source: Source) -> int:
         count = partition_count(self._cluster, self._catalog)
         for key, value in source.catalog():
-            self._delivery.send(self._catalog, key, value, _JSON_HEADERS, count)
+            self._delivery.send(self._catalog, key, value, JSON_HEADERS, count)
         self._delivery.flush()
         self._settled_before = self._delivery.acknowledged
         return self._settled_before
@@ -215,7 +215,7 @@ class _Run:
                 self._topics[event.event_type],
                 event.key,
                 event.value,
-                _JSON_HEADERS,
+                JSON_HEADERS,
                 self._counts[event.event_type],
                 position,
             )

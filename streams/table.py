@@ -37,7 +37,6 @@ class UserStore(Store):  # type: ignore[type-arg]  # Faust's generic parameters 
         super().__init__(*args, **kwargs)
         self.store = store
         self._on_error = on_error
-        self.restored_records = 0
 
     def persisted_offset(self, tp: TP) -> int | None:
         return self.store.offset(tp.partition)
@@ -63,7 +62,6 @@ class UserStore(Store):  # type: ignore[type-arg]  # Faust's generic parameters 
                 records = event.message.value
                 changes = [(record.key, record.value) for record in records]
                 self.store.write(event.message.partition, changes, records[-1].offset)
-                self.restored_records += len(records)
         except Exception as error:
             self._fail(error)
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from models.runtime import OnnxEncoder
 from operators import limits
 from operators.candidates.popularity import Popularity
+from operators.events import JSON_HEADERS
 from operators.process import Chunk, Effects, UserKey, decode_chunks, process_batch
 from operators.ranking import Policy
 from operators.state import UserState
@@ -34,7 +35,6 @@ __all__ = [
 
 _SECONDS_MIN: Final = 1.0
 _FETCH_RECORDS: Final = 10_000
-_JSON_HEADERS: Final = [("content-type", b"application/json")]
 
 
 class Rate(NamedTuple):
@@ -187,7 +187,7 @@ async def produce_per_s(lab: Lab, name: str, partitions: int, effects: Sequence[
     by_partition: defaultdict[int, list[Any]] = defaultdict(list)
     for done in effects:
         for user, value in done.lists:
-            by_partition[user.partition].append((user.key, value, _JSON_HEADERS))
+            by_partition[user.partition].append((user.key, value, JSON_HEADERS))
     sent, began = 0, time.perf_counter()
     async with lab.producer() as producer:
         await producer.partitions_for(name)

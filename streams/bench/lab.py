@@ -19,6 +19,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError
 
 from infra.broker import BrokerKind, start
+from operators.events import JSON_HEADERS
 from operators.partition import partition_of
 from streams.clients.errors import ClientError
 from streams.importers.source import COMPLETE_JOURNEY, Period, open_source
@@ -41,7 +42,6 @@ __all__ = [
 PURCHASE: Final = 2
 """Index of the one event type that the data set has."""
 
-_JSON_HEADERS: Final = (("content-type", b"application/json"),)
 _POLL_S: Final = 0.5
 _LEADER_S: Final = 1.0
 """New partitions are announced a moment before their leader takes records."""
@@ -95,7 +95,7 @@ def backlog_of(prefix: str, events: Sequence[tuple[bytes, bytes]], partitions: i
     records: list[list[StoredRecord]] = [[] for _ in range(partitions)]
     for key, value in events:
         part = records[partition_of(key, partitions)]
-        part.append(StoredRecord(len(part), key, value, _JSON_HEADERS))
+        part.append(StoredRecord(len(part), key, value, JSON_HEADERS))
     return Backlog(topics, records, len(events))
 
 

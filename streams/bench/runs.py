@@ -3,13 +3,13 @@
 import asyncio
 import contextlib
 import http.client
-import socket
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from infra.broker.probe import claim_port
 from operators.ranking import Cause
 from streams.bench.lab import Backlog, BenchError, Lab, python, subprocess_environment
 from streams.bench.naive import NaiveConfig
@@ -104,7 +104,7 @@ async def run_headwater(lab: Lab, backlog: Backlog, name: str, *, batch_events_m
             if spec.name not in backlog.topics
         ]
     )
-    port = _free_port()
+    port = claim_port(0)
     settings = {f"TOPICS_{field}": str(value) for field, value in msgspec.structs.asdict(topics).items()}
     settings |= {"WORKER_APP_ID": name, "WORKER_DATA_DIR": str(lab.home / name), "WORKER_WEB_PORT": str(port)}
     if batch_events_max is not None:
@@ -150,12 +150,6 @@ def _check_complete(lists: Sequence[Listed], backlog: Backlog) -> None:
             f"of {backlog.events} events {len(times)} caused a list and {twice} caused several: the run was disturbed"
             " by a rebalance or lost records; run again"
         )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _stage_seconds(port: int) -> dict[str, float]:

@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from infra import broker
 from models.dataset import complete_journey_products
+from operators.events import JSON_HEADERS
 from streams.clients.errors import ClientError
 from streams.clients.kafka import Cluster, Producer, describe_cluster, producer
 from streams.clients.render import progress_bar
@@ -32,7 +33,6 @@ __all__ = ["DemoOptions", "DemoReport", "LiveFigures", "ReplayFigures", "run"]
 
 _ANSWER_WAIT_S: Final = 120.0
 _LIVE_WAIT_S: Final = 10.0
-_HEADERS: Final = [("content-type", b"application/json")]
 _BAD_VALUES: Final = (b"not json", b'{"user_id": "1", "timestamp": 0}', b"\xff\xfe\x00")
 
 
@@ -152,13 +152,12 @@ class _Demo:
 
     def _replay(self, client: Producer) -> ReplayFigures:
         for value in _BAD_VALUES:
-            client.send(self._settings.topics.purchase, value, b"1", _HEADERS)
+            client.send(self._settings.topics.purchase, value, b"1", JSON_HEADERS)
         period = Period(_ms(self._options.start), _ms(self._options.end))
         began = time.monotonic()
         with open_source(COMPLETE_JOURNEY, "auto", period, skip_bad=False) as source:
-            done = threading.Event()
             failure: list[BaseException] = []
-            sender = threading.Thread(target=self._send, args=(source, period, done, failure), daemon=True)
+            sender = threading.Thread(target=self._send, args=(source, period, failure), daemon=True)
             sender.start()
             with progress_bar("purchases answered by lists", shown=self._console.is_terminal) as progress:
                 self._await_answers(source.total, progress, failure)
@@ -170,7 +169,7 @@ class _Demo:
         )
         return ReplayFigures(source.total, seconds, source.total / seconds)
 
-    def _send(self, source: Source, period: Period, done: threading.Event, failure: list[BaseException]) -> None:
+    def _send(self, source: Source, period: Period, failure: list[BaseException]) -> None:
         try:
             replay(
                 self._settings,
@@ -185,7 +184,6 @@ class _Demo:
             )
         except Exception as error:
             failure.append(error)
-        done.set()
 
     def _await_answers(self, total: int, progress: Callable[[int, int], None], failure: list[BaseException]) -> None:
         deadline = time.monotonic() + _ANSWER_WAIT_S
@@ -246,7 +244,7 @@ class _Demo:
     def _send_one(self, client: Producer, event: TimedEvent) -> tuple[Cause, float]:
         at = time.perf_counter()
         topic = self._settings.topics.events[event.event_type]
-        sent = client.send(topic, event.value, event.key, _HEADERS).get(_LIVE_WAIT_S)
+        sent = client.send(topic, event.value, event.key, JSON_HEADERS).get(_LIVE_WAIT_S)
         return (topic, sent.partition, sent.offset), at
 
     def _latency_ms(self, cause: Cause, at: float) -> float:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -10,6 +9,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from infra.broker.probe import claim_port
 from streams.clients.errors import ClientError
 from streams.settings import Settings
 
@@ -24,7 +24,7 @@ class WorkerProcess:
 
     def __init__(self, settings: Settings, directory: Path) -> None:
         self.directory = directory
-        self._port = _free_port()
+        self._port = claim_port(0)
         self._log = (directory / "worker.log").open("wb")
         environ = {
             **os.environ,
@@ -89,9 +89,3 @@ class WorkerProcess:
     def _last_words(self) -> str:
         lines = (self.directory / "worker.log").read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else "it wrote nothing"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
