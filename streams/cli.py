@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from streams.commands import bench as benches
 from streams.commands import events, model, showcase, system
 from streams.commands.common import complain
 from streams.settings import SettingsError
@@ -26,7 +27,9 @@ app = typer.Typer(
 )
 topics = typer.Typer(help="Create or list the topics.", rich_markup_mode=None, invoke_without_command=True)
 
-bench = typer.Typer(help="Measure throughput.", rich_markup_mode=None, invoke_without_command=True)
+bench = typer.Typer(
+    help="Measure throughput, freshness and their limits.", rich_markup_mode=None, invoke_without_command=True
+)
 
 
 @app.callback()
@@ -68,9 +71,12 @@ for _command, _example in _COMMANDS.items():
     app.command(epilog=f"Example: headwater {_example}")(_command)
 topics.command("create", epilog="Example: headwater topics create")(system.topics_create)
 topics.command("list", epilog="Example: headwater topics list --json")(system.topics_list)
-bench.command("pipeline", epilog="Example: headwater bench pipeline --broker embedded --rounds 1")(
-    showcase.bench_pipeline
-)
+_BENCHES = {
+    benches.pipeline: "pipeline --broker embedded --rounds 1",
+    benches.freshness: "freshness --load 0.5 --rounds 1",
+}
+for _bench, _example in _BENCHES.items():
+    bench.command(epilog=f"Example: headwater bench {_example}")(_bench)
 app.add_typer(topics, name="topics")
 app.add_typer(bench, name="bench")
 

@@ -30,6 +30,7 @@ __all__ = [
     "Backlog",
     "BenchError",
     "Lab",
+    "Process",
     "StoredRecord",
     "backlog_of",
     "batches_of",
@@ -228,6 +229,11 @@ class Process:
     def __init__(self, child: "subprocess.Popen[bytes]", log_file: Path) -> None:
         self._child = child
         self._log_file = log_file
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._child.pid
 
     @property
     def is_running(self) -> bool:

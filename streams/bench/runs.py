@@ -3,22 +3,39 @@
 import asyncio
 import contextlib
 import http.client
+import time
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Final, NamedTuple
 
 import msgspec
 
 from infra.broker.probe import claim_port
 from operators.ranking import Cause
-from streams.bench.lab import Backlog, BenchError, Lab, python, subprocess_environment
+from streams.bench.lab import Backlog, BenchError, Lab, Process, python, subprocess_environment
 from streams.bench.naive import NaiveConfig
 from streams.settings import TopicSettings
 from streams.topics import TopicSpec, changelog_topic, topic_specs
 
-__all__ = ["Listed", "Measured", "Stretch", "run_headwater", "run_naive", "stretch_of"]
+__all__ = [
+    "Listed",
+    "Measured",
+    "Stretch",
+    "Worker",
+    "create_topics",
+    "read_back",
+    "run_headwater",
+    "run_naive",
+    "serving",
+    "stage_seconds",
+    "stretch_of",
+]
 
 _METRICS_TIMEOUT_S: Final = 5.0
+_READY_S_MAX: Final = 300.0
+_READY_POLL_S: Final = 0.02
+_STAGE: Final = 'headwater_stage_seconds_total{stage="'
 _WORKER: Final = (
     "import logging, sys; logging.basicConfig(level=logging.WARNING); from streams.app import run_worker;"
     " from streams.settings import load_settings; sys.exit(run_worker(load_settings()))"
@@ -87,34 +104,88 @@ def stretch_of(lists: Sequence[Listed]) -> Stretch:
 
 async def run_headwater(lab: Lab, backlog: Backlog, name: str, *, batch_events_max: int | None = None) -> Measured:
     """A worker with its default settings, or with smaller batches."""
-    partitions = len(backlog.records)
+    settings = {} if batch_events_max is None else {"WORKER_BATCH_EVENTS_MAX": str(batch_events_max)}
+    topics = await create_topics(lab, name, backlog.topics, len(backlog.records))
+    with serving(lab, name, topics, settings) as worker:
+        await lab.wait_for_group(name, backlog, worker.process)
+        stages = stage_seconds(await asyncio.to_thread(worker.metrics))
+    return await read_back(lab, backlog, topics.recommendations, stages)
+
+
+async def create_topics(
+    lab: Lab, name: str, event_topics: tuple[str, str, str], partitions: int, *, create_events: bool = False
+) -> TopicSettings:
+    """Topics of a worker of its own, but for those of the events; the broker's clock stamps every list."""
     topics = TopicSettings(
-        view=backlog.topics[0],
-        click=backlog.topics[1],
-        purchase=backlog.topics[2],
+        view=event_topics[0],
+        click=event_topics[1],
+        purchase=event_topics[2],
         catalog=f"{name}-catalog",
         recommendations=f"{name}-recommendations",
         dead_letter=f"{name}-dead-letter",
         partitions=partitions,
     )
+    stamped = (topics.recommendations, *(event_topics if create_events else ()))
     await lab.create(
         [
-            spec._replace(config={**spec.config, **lab.list_config}) if spec.name == topics.recommendations else spec
+            spec._replace(config={**spec.config, **lab.list_config}) if spec.name in stamped else spec
             for spec in topic_specs(topics, name)
-            if spec.name not in backlog.topics
+            if create_events or spec.name not in event_topics
         ]
     )
+    return topics
+
+
+class Worker(NamedTuple):
+    """A worker process under measurement."""
+
+    process: Process
+    port: int
+
+    def metrics(self) -> dict[str, float]:
+        """Its figures by name as ``/metrics`` gives them; empty where it does not answer."""
+        return _samples(_get(self.port, "/metrics")[1])
+
+    def wait_ready(self) -> float:
+        """Seconds until it processed events, counted from this call.
+
+        Raises:
+            BenchError: it ended, or took too long.
+        """
+        began = time.monotonic()
+        while _get(self.port, "/ready")[0] != http.client.OK:
+            if not self.process.is_running:
+                raise BenchError(f"the worker ended; its log ends: {self.process.log_tail()}")
+            if time.monotonic() - began > _READY_S_MAX:
+                raise BenchError(f"the worker is not ready; its log ends: {self.process.log_tail()}")
+            time.sleep(_READY_POLL_S)
+        return time.monotonic() - began
+
+
+@contextmanager
+def serving(
+    lab: Lab,
+    name: str,
+    topics: TopicSettings,
+    settings: Mapping[str, str],
+    *,
+    code: str = _WORKER,
+    number: int = 0,
+) -> Generator[Worker]:
+    """A worker process with default settings but for ``settings`` (such as ``WORKER_LIST_ITEMS``).
+
+    Args:
+        code: Python that runs it.
+        number: of the worker, where a group has several: each has a state directory of its own.
+    """
     port = claim_port(0)
-    settings = {f"TOPICS_{field}": str(value) for field, value in msgspec.structs.asdict(topics).items()}
-    settings |= {"WORKER_APP_ID": name, "WORKER_DATA_DIR": str(lab.home / name), "WORKER_WEB_PORT": str(port)}
-    if batch_events_max is not None:
-        settings["WORKER_BATCH_EVENTS_MAX"] = str(batch_events_max)
-    environment = {f"HEADWATER_{field.upper()}": value for field, value in settings.items()}
+    values = {f"TOPICS_{field}": str(value) for field, value in msgspec.structs.asdict(topics).items()}
+    home = lab.home / (f"{name}-{number}" if number else name)
+    values |= {"WORKER_APP_ID": name, "WORKER_DATA_DIR": str(home), "WORKER_WEB_PORT": str(port), **settings}
+    environment = {f"HEADWATER_{field.upper()}": value for field, value in values.items()}
     environment["HEADWATER_BROKER"] = lab.address
-    with lab.running(name, python("-c", _WORKER), subprocess_environment(environment)) as process:
-        await lab.wait_for_group(name, backlog, process)
-        stages = await asyncio.to_thread(_stage_seconds, port)
-    return await _read_back(lab, backlog, topics.recommendations, stages)
+    with lab.running(home.name, python("-c", code), subprocess_environment(environment)) as process:
+        yield Worker(process, port)
 
 
 async def run_naive(lab: Lab, backlog: Backlog, name: str) -> Measured:
@@ -127,10 +198,15 @@ async def run_naive(lab: Lab, backlog: Backlog, name: str) -> Measured:
     command = python("-m", "streams.bench.naive", msgspec.json.encode(config).decode())
     with lab.running(name, command, subprocess_environment({})) as process:
         await lab.wait_for_group(name, backlog, process)
-    return await _read_back(lab, backlog, lists, {})
+    return await read_back(lab, backlog, lists, {})
 
 
-async def _read_back(lab: Lab, backlog: Backlog, topic: str, stages: dict[str, float]) -> Measured:
+async def read_back(lab: Lab, backlog: Backlog, topic: str, stages: dict[str, float]) -> Measured:
+    """The lists of a run that is over.
+
+    Raises:
+        BenchError: not every event caused exactly one list.
+    """
     lists: list[Listed] = []
     for record in await lab.read(topic, len(backlog.records)):
         wire = _decode_list(record.value)
@@ -152,16 +228,21 @@ def _check_complete(lists: Sequence[Listed], backlog: Backlog) -> None:
         )
 
 
-def _stage_seconds(port: int) -> dict[str, float]:
-    """Seconds by stage from the worker's metrics; empty where it does not answer."""
+def stage_seconds(metrics: Mapping[str, float]) -> dict[str, float]:
+    """A worker's seconds by stage, out of its metrics."""
+    return {name[len(_STAGE) : -2]: value for name, value in metrics.items() if name.startswith(_STAGE)}
+
+
+def _samples(text: str) -> dict[str, float]:
+    """Prometheus text -> value by name and labels, as they are written."""
+    samples = (line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#"))
+    return {name: float(value) for name, _, value in samples}
+
+
+def _get(port: int, path: str) -> tuple[int, str]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_METRICS_TIMEOUT_S)
     with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
-        connection.request("GET", "/metrics")
-        text = connection.getresponse().read().decode()
-        return dict(_stage(line) for line in text.splitlines() if line.startswith("headwater_stage_seconds_total{"))
-    return {}
-
-
-def _stage(line: str) -> tuple[str, Any]:
-    name, _, value = line.rpartition(" ")
-    return name.split('"')[1], float(value)
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    return 0, ""

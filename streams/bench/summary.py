@@ -14,7 +14,7 @@ from rich.table import Table
 
 from infra.broker.jars import kafka_version
 
-__all__ = ["machine", "show", "spread_of", "summarize", "versions", "with_ratios"]
+__all__ = ["machine", "setting", "show", "spread_of", "summarize", "versions", "with_ratios"]
 
 _PACKAGES: Final = ("headwater", "faust-streaming", "aiokafka", "rocksdict", "numpy", "onnxruntime", "onnxruntime-gpu")
 _WIDTH: Final = 120
@@ -125,7 +125,6 @@ def show(result: Mapping[str, Any]) -> None:
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True, width=_WIDTH)
     console.print(table)
     stages = ", ".join(f"{stage} {value:g}" for stage, value in result["stages_us_per_event"].items())
-    machine = result["machine"]
     console.print(f"worker's microseconds per event by stage: {stages}")
     console.print(
         f"{result['ratio_naive']:.1f} times the events and {result['ratio_naive_lists']:.1f} times the lists of the"
@@ -135,9 +134,15 @@ def show(result: Mapping[str, Any]) -> None:
         f"{result['ratio_ceiling']:.2f} of the lowest ceiling ({result['ceiling_events_per_s']:,.0f} events/s);"
         f" {result['small_batches_ratio_ceiling']:.2f} with small batches"
     )
-    console.print(
-        f"medians of {result['rounds']} rounds, {result['events']} events, {result['broker']} broker,"
-        f" {machine['cores']} cores of {machine['cpu']}, {machine['memory_gb']} GB, Python {machine['python']}"
+    console.print(f"{result['events']} events, {setting(result)}")
+
+
+def setting(result: Mapping[str, Any]) -> str:
+    """Rounds, broker and machine of a result, for people."""
+    about = result["machine"]
+    return (
+        f"medians of {result['rounds']} rounds, {result['broker']} broker, {about['cores']} cores of {about['cpu']},"
+        f" {about['memory_gb']} GB, Python {about['python']}"
     )
 
 

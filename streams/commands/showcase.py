@@ -1,6 +1,5 @@
-"""Commands that show and measure the whole: demo and bench."""
+"""The command that shows the whole: demo."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,7 +11,7 @@ from streams.commands.common import Json, out, settings_of
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["bench_pipeline", "demo"]
+__all__ = ["demo"]
 
 _LOG_COLUMNS = 120
 
@@ -44,26 +43,6 @@ def demo(
         done = run(settings_of(ctx), options, stopping, _console(as_json))
     if as_json:
         out(msgspec.to_builtins(done))
-
-
-def bench_pipeline(
-    events: Annotated[int, typer.Option("--events", help="Purchases of each run of the worker.")] = 60_000,
-    naive_events: Annotated[int, typer.Option("--naive-events", help="The same for the naive agent.")] = 4_000,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Interleaved; medians are told.")] = 3,
-    kind: Annotated[BrokerKind, typer.Option("--broker", help="Figures count on kafka only.")] = "kafka",
-    as_json: Json = False,
-) -> None:
-    """Throughput of a worker beside a naive Faust agent and the ceilings of this machine."""
-    from streams.bench.pipeline import PipelineOptions, run
-
-    options = PipelineOptions(events=events, naive_events=naive_events, rounds=rounds, broker=kind)
-    result = run(options, echo=lambda line: print(line, file=sys.stderr, flush=True))
-    if as_json:
-        out(result)
-        return
-    from streams.bench.summary import show
-
-    show(result)
 
 
 def _console(as_json: bool) -> "Console":

@@ -212,7 +212,10 @@ def test_no_setting_leaks_into_a_measured_process(monkeypatch: pytest.MonkeyPatc
 
 
 def test_stage_seconds_are_read_from_the_metrics() -> None:
-    assert runs._stage('headwater_stage_seconds_total{stage="decode"} 1.250000') == ("decode", 1.25)
+    text = '# HELP x y\nheadwater_lists_total 3\nheadwater_stage_seconds_total{stage="decode"} 1.250000\n'
+    samples = runs._samples(text)
+    assert samples["headwater_lists_total"] == 3
+    assert runs.stage_seconds(samples) == {"decode": 1.25}
 
 
 def test_the_end_of_a_log_is_shown(tmp_path: Any) -> None:

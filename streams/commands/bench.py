@@ -1,0 +1,57 @@
+"""``headwater bench``: what the pipeline does, beside peers and limits. Figures count on Apache Kafka only."""
+
+import sys
+from dataclasses import replace
+from typing import Annotated, Literal
+
+import typer
+
+from streams.commands.common import Json, out
+
+__all__ = ["freshness", "pipeline"]
+
+BrokerKind = Literal["embedded", "kafka"]
+
+Broker = Annotated[BrokerKind, typer.Option("--broker", help="Figures count on kafka only.")]
+Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Interleaved; medians are told.")]
+
+
+def pipeline(
+    events: Annotated[int, typer.Option("--events", help="Purchases of each run of the worker.")] = 60_000,
+    naive_events: Annotated[int, typer.Option("--naive-events", help="The same for the naive agent.")] = 4_000,
+    rounds: Rounds = 3,
+    kind: Broker = "kafka",
+    as_json: Json = False,
+) -> None:
+    """Throughput of a worker beside a naive Faust agent and the ceilings of this machine."""
+    from streams.bench.pipeline import PipelineOptions, run, show
+
+    result = run(PipelineOptions(events=events, naive_events=naive_events, rounds=rounds, broker=kind), echo=_progress)
+    out(result) if as_json else show(result)
+
+
+def freshness(
+    load: Annotated[
+        list[float] | None,
+        typer.Option("--load", help="Share of the capacity, several times for several; 0.1, 0.5 and 0.8 without it."),
+    ] = None,
+    seconds: Annotated[float, typer.Option("--seconds", help="Of each load in each round, after the warm-up.")] = 8.0,
+    rounds: Rounds = 3,
+    capacity: Annotated[
+        float | None, typer.Option("--capacity", min=1, help="Events a second; measured first without it.")
+    ] = None,
+    kind: Broker = "kafka",
+    as_json: Json = False,
+) -> None:
+    """Milliseconds from an event to the list it changed, under open-loop load, with a breakdown by stage."""
+    from streams.bench.freshness import FreshnessOptions, run, show
+
+    options = FreshnessOptions(seconds=seconds, rounds=rounds, broker=kind, capacity_per_s=capacity)
+    if load:
+        options = replace(options, loads=tuple(load))
+    result = run(options, echo=_progress)
+    out(result) if as_json else show(result)
+
+
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

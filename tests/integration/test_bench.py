@@ -1,0 +1,23 @@
+"""Every bench once, tiny and on the embedded broker: that it runs and answers, not what it measures."""
+
+from streams.bench import freshness
+
+
+def test_freshness() -> None:
+    options = freshness.FreshnessOptions(
+        loads=(0.5, 1.0),
+        seconds=1.0,
+        warm_up_s=0.2,
+        rounds=1,
+        broker="embedded",
+        capacity_per_s=200.0,
+        trace_events=500,
+    )
+    result = freshness.run(options, lambda _: None)
+    assert [each["load"] for each in result["loads"]] == [0.5, 1.0]
+    for each in result["loads"]:
+        assert each["offered_per_s"] == 200.0 * each["load"]
+        assert 0 < each["p50_ms"] <= each["p99_ms"] <= each["p999_ms"]
+        assert each["worker_ms_per_batch"]["settle"] > 0
+        assert each["events_per_batch"] >= each["lists_per_batch"] > 0
+    freshness.show(result)
