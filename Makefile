@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export PYTHONWARNINGS ?= ignore::ResourceWarning
 
-.PHONY: help demo install test test-quick lint format bench clean
+.PHONY: help demo install test test-quick chaos lint format bench clean
 
 help:
 	@echo "make demo       install what the demonstration needs and run it (no torch, no Java, about two minutes)"
 	@echo "make test       install everything and run the tests (Java 17 and Maven for those on Apache Kafka)"
+	@echo "make chaos      every fault that we can inject, on Apache Kafka (root for those of the network; about an hour)"
 	@echo "make lint       formatter, linter, types, layers"
 	@echo "make bench      throughput beside a naive Faust agent and the ceilings, on Apache Kafka"
 	@echo "make install    .venv with everything the tests and benches need"
@@ -35,6 +36,10 @@ test: $(VENV)/.dev
 
 test-quick: $(VENV)/.dev
 	$(BIN)/pytest -m 'not kafka and not slow'
+
+chaos: $(VENV)/.dev
+	$(BIN)/pytest -s -m 'slow or not slow' tests/chaos
+	$(BIN)/python -m tests.chaos.simulator --seeds 10000
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

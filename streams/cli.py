@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from streams.commands import bench as benches
-from streams.commands import events, model, showcase, system
+from streams.commands import events, model, reliability, showcase, system
 from streams.commands.common import complain
 from streams.settings import SettingsError
 
@@ -66,6 +66,7 @@ _COMMANDS = {
     model.train: "train --out training --epochs 1",
     model.export: "export training/best.pt my-model --no-evaluate",
     model.evaluate: "evaluate --split validation",
+    reliability.chaos: "chaos --seed 7 --kills 5 --session-timeout 2",
 }
 for _command, _example in _COMMANDS.items():
     app.command(epilog=f"Example: headwater {_example}")(_command)

@@ -39,7 +39,7 @@ NODE_ID_EMBEDDED: Final = 111
 
 _CONNECT_TIMEOUT_MS: Final = 8_000
 _REQUEST_TIMEOUT_MS: Final = 15_000
-_DELIVERY_TIMEOUT_MS: Final = 30_000
+_DELIVERY_TIMEOUT_S: Final = 30.0
 _LINGER_MS: Final = 5
 _BULK_LINGER_MS: Final = 100
 _BATCH_BYTES: Final = 64 * 1024
@@ -109,6 +109,7 @@ class Consumer(Protocol):
     def highwater(self, partition: Partition) -> int | None: ...
     def beginning_offsets(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]: ...
     def end_offsets(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]: ...
+    def partitions_for_topic(self, topic: str) -> set[int] | None: ...
     def close(self) -> None: ...
 
 
@@ -196,7 +197,9 @@ def consumer(broker: BrokerSettings) -> AbstractContextManager[Consumer]:
     return _opened(broker, lambda: cast(Consumer, kafka.KafkaConsumer(**options)))
 
 
-def producer(broker: BrokerSettings, cluster: Cluster, *, bulk: bool = False) -> AbstractContextManager[Producer]:
+def producer(
+    broker: BrokerSettings, cluster: Cluster, *, bulk: bool = False, delivery_timeout_s: float = _DELIVERY_TIMEOUT_S
+) -> AbstractContextManager[Producer]:
     """A producer that keeps the order within a partition and waits for all in-sync replicas.
 
     Idempotent, except on the embedded broker, which keeps no producer ids: there one request at a time keeps
@@ -204,6 +207,7 @@ def producer(broker: BrokerSettings, cluster: Cluster, *, bulk: bool = False) ->
 
     Args:
         bulk: wait longer for fuller batches, which are cheaper on both sides.
+        delivery_timeout_s: after which a record that the broker did not acknowledge has failed.
 
     Raises:
         ClientError: the broker does not answer.
@@ -215,7 +219,7 @@ def producer(broker: BrokerSettings, cluster: Cluster, *, bulk: bool = False) ->
         "allow_auto_create_topics": False,
         "linger_ms": _BULK_LINGER_MS if bulk else _LINGER_MS,
         "batch_size": _BATCH_BYTES,
-        "delivery_timeout_ms": _DELIVERY_TIMEOUT_MS,
+        "delivery_timeout_ms": int(1000 * delivery_timeout_s),
         "max_block_ms": _REQUEST_TIMEOUT_MS,
         "metrics_enabled": False,
     }

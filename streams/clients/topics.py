@@ -1,5 +1,7 @@
 """Creating and listing the topics."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from streams.clients.errors import ClientError
@@ -12,6 +14,7 @@ __all__ = ["TopicState", "create_topics", "list_topics"]
 _TIMEOUT_MS: Final = 15_000
 _ALREADY_EXISTS: Final = 36
 """Kafka's error code TOPIC_ALREADY_EXISTS."""
+_NO_CONFIGS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType({})
 
 
 class TopicState(NamedTuple):
@@ -33,15 +36,19 @@ def list_topics(settings: Settings) -> list[TopicState]:
     return [_state(spec, existing) for spec in topic_specs(settings.topics, settings.worker.app_id)]
 
 
-def create_topics(settings: Settings) -> list[str]:
+def create_topics(settings: Settings, configs: Mapping[str, Mapping[str, str]] = _NO_CONFIGS) -> list[str]:
     """Create what is missing; returns the names of the created topics. Existing topics stay as they are.
+
+    ``configs`` adds to the configuration of some topics, by name.
 
     Raises:
         ClientError: the broker does not answer or refuses a topic.
     """
     existing = describe_cluster(settings.broker).partitions
     specs = topic_specs(settings.topics, settings.worker.app_id)
-    missing = {spec.name: _request(spec, settings) for spec in specs if spec.name not in existing}
+    missing = {
+        spec.name: _request(spec, settings, configs.get(spec.name, {})) for spec in specs if spec.name not in existing
+    }
     if not missing:
         return []
     try:
@@ -59,11 +66,11 @@ def create_topics(settings: Settings) -> list[str]:
     return list(missing)
 
 
-def _request(spec: TopicSpec, settings: Settings) -> dict[str, Any]:
+def _request(spec: TopicSpec, settings: Settings, config: Mapping[str, str]) -> dict[str, Any]:
     return {
         "num_partitions": spec.partitions,
         "replication_factor": settings.topics.replication,
-        "configs": dict(spec.config),
+        "configs": {**spec.config, **config},
     }
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from infra import broker
+from infra.broker.probe import claim_port
 from models.dataset import complete_journey_products
 from operators.events import JSON_HEADERS
 from streams.clients.errors import ClientError
@@ -23,16 +24,17 @@ from streams.clients.render import progress_bar
 from streams.clients.topics import create_topics
 from streams.demo import show
 from streams.demo.reader import Cause, ListReader
-from streams.demo.worker import WorkerProcess
 from streams.importers.sorting import TimedEvent
 from streams.importers.source import COMPLETE_JOURNEY, Period, Source, open_source
 from streams.replay import replay
 from streams.settings import Settings
+from streams.worker_process import WorkerProcess
 
 __all__ = ["DemoOptions", "DemoReport", "LiveFigures", "ReplayFigures", "run"]
 
 _ANSWER_WAIT_S: Final = 120.0
 _LIVE_WAIT_S: Final = 10.0
+_FETCH_WAIT_MS: Final = 20
 _BAD_VALUES: Final = (b"not json", b'{"user_id": "1", "timestamp": 0}', b"\xff\xfe\x00")
 
 
@@ -95,12 +97,12 @@ def run(settings: Settings, options: DemoOptions, stopping: Callable[[], bool], 
         there = msgspec.structs.replace(settings.broker, address=started.address)
         settings = msgspec.structs.replace(settings, broker=there)
         create_topics(settings)
-        with WorkerProcess(settings, Path(directory)) as worker:
+        with WorkerProcess(_local(settings), Path(directory)).start() as worker:
             report = _Demo(settings, options, worker, titles, stopping, console).run()
             report.seconds = time.monotonic() - began
             if options.serve:
                 _serve(started.address, stopping, console)
-            status = worker.stop()
+            status = worker.terminate()
             if status:
                 raise ClientError(f"the worker ended with status {status}; see its log above")
             report.state_bytes = worker.state_bytes()
@@ -108,6 +110,12 @@ def run(settings: Settings, options: DemoOptions, stopping: Callable[[], bool], 
     show.summary_table(msgspec.to_builtins(report), console)
     console.print(f"[dim]{report.seconds:.0f} s in all; the same figures are in {options.report_path}[/]")
     return report
+
+
+def _local(settings: Settings) -> Settings:
+    """A worker for this machine: a port of its own, and quick with the embedded broker."""
+    own = msgspec.structs.replace(settings.worker, web_port=claim_port(0), fetch_wait_ms=_FETCH_WAIT_MS)
+    return msgspec.structs.replace(settings, worker=own)
 
 
 class _Demo:

@@ -29,7 +29,7 @@ from tests.integration.harness import (
     run,
     wait_settled,
 )
-from tests.integration.oracle import Oracle, final_states, make_events
+from tests.integration.oracle import Oracle, final_states, make_events, note
 
 _SLICE = 50_000
 _ITEMS = json.loads((DEFAULT_ARTEFACT / "vocabulary.json").read_text())[1:2000]
@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def _run(settings: Settings, home: Path, options: argparse.Namespace) -> dict[str, Any]:
-    oracle = Oracle(settings)
+    oracle = Oracle(settings.topics.events)
     digests: dict[Place, bytes] = {}
     began = time.monotonic()
     with WorkerProcess(settings, home).start() as worker:
@@ -110,7 +110,7 @@ def _produce(settings: Settings, options: argparse.Namespace, oracle: Oracle, di
         bad = make_bad_records(settings, rng, size - good)
         mixed = _mixed(rng, events, bad)
         placed = list(zip(mixed, run(producer.send([record for record, _ in mixed]), 600), strict=True))
-        oracle.note([r for (r, is_good), _ in placed if is_good], [p for (_, is_good), p in placed if is_good])
+        note(oracle, [r for (r, is_good), _ in placed if is_good], [p for (_, is_good), p in placed if is_good])
         for (record, is_good), place in placed:
             if not is_good:
                 oracle.note_end(place)

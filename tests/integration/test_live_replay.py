@@ -23,7 +23,7 @@ from tests.integration.harness import (
     run,
     wait_settled,
 )
-from tests.integration.oracle import Oracle, final_lists, final_states, make_events
+from tests.integration.oracle import Oracle, final_lists, final_states, make_events, note
 
 ITEMS = json.loads((DEFAULT_ARTEFACT / "vocabulary.json").read_text())[1:2000]
 NOW_MS = 1_750_000_000_000
@@ -39,8 +39,8 @@ def test_live_and_replay_agree(embedded: str, tmp_path: Path, types: tuple[int, 
     settings = new_settings(embedded, tmp_path, seen_items="drop")
     create_topics(settings)
     events = make_events(settings, random.Random(5), 4_000, users, ITEMS, types=types)
-    oracle = Oracle(settings)
-    oracle.note(events, run(Producer(settings).send(events)))
+    oracle = Oracle(settings.topics.events)
+    note(oracle, events, run(Producer(settings).send(events)))
     with WorkerProcess(settings, tmp_path).start() as worker:
         wait_settled(settings, oracle.ends, 60, [worker])
         assert worker.terminate() == 0

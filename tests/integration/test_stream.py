@@ -23,7 +23,7 @@ from tests.integration.harness import (
     run,
     wait_settled,
 )
-from tests.integration.oracle import Oracle, final_lists, final_states, make_events
+from tests.integration.oracle import Oracle, final_lists, final_states, keys_and_values, make_events, note
 
 ITEMS = json.loads((DEFAULT_ARTEFACT / "vocabulary.json").read_text())[1:400]
 UNKNOWN_ITEMS = [f"unheard-of-{n}" for n in range(20)]
@@ -54,9 +54,9 @@ def stream(embedded: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         # The worker merges topics by record time, so a bad record has the time of its surroundings.
         everything.insert(at, (record._replace(timestamp_ms=everything[at][0].timestamp_ms), False))
     places = Producer(settings).send([record for record, _ in everything])
-    oracle = Oracle(settings)
+    oracle = Oracle(settings.topics.events)
     placed = list(zip(everything, run(places), strict=True))
-    oracle.note([r for (r, good), _ in placed if good], [p for (_, good), p in placed if good])
+    note(oracle, [r for (r, good), _ in placed if good], [p for (_, good), p in placed if good])
     rejected = {place: record for (record, good), place in placed if not good}
     for place in rejected:
         oracle.note_end(place)
@@ -78,7 +78,7 @@ def test_every_user_is_exact(stream: Stream) -> None:
 
 def test_every_event_is_named_by_a_list(stream: Stream) -> None:
     records = read_topic(stream.settings, stream.settings.topics.recommendations)
-    assert stream.oracle.list_problems(records, in_order=True) == []
+    assert stream.oracle.list_problems(keys_and_values(records), in_order=True) == []
     for content in (json.loads(record.value) for record in records):
         assert [item["rank"] for item in content["items"]] == list(range(1, len(content["items"]) + 1))
         assert content["model_version"]
@@ -134,7 +134,7 @@ def test_a_stopped_worker_goes_on_where_it_was(stream: Stream) -> None:
     assert (verdict.lost, verdict.doubled, verdict.wrong) == (0, 0, [])
     records = read_topic(settings, settings.topics.recommendations)
     assert len(records) >= lists
-    assert oracle.list_problems(records, in_order=False) == []
+    assert oracle.list_problems(keys_and_values(records), in_order=False) == []
 
 
 def test_a_worker_with_nothing_new_publishes_nothing(stream: Stream) -> None:
@@ -161,4 +161,4 @@ def _produce(stream: Stream, events: list[Outgoing]) -> None:
 
 
 async def _note(stream: Stream, events: list[Outgoing]) -> None:
-    stream.oracle.note(events, await Producer(stream.settings).send(events))
+    note(stream.oracle, events, await Producer(stream.settings).send(events))

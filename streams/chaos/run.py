@@ -1,0 +1,160 @@
+"""``headwater chaos``: events flow, faults come on schedule, and in the end every user is judged."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+from streams.chaos.faults import injected
+from streams.chaos.judge import judge
+from streams.chaos.load import Load
+from streams.chaos.network import why_no_networks
+from streams.chaos.pauses import Occurrence
+from streams.chaos.report import Report, report_of
+from streams.chaos.schedule import Fault, FaultKind, drawn_faults
+from streams.chaos.stage import Stage, staged
+from streams.clients.errors import ClientError, InputError
+from streams.clients.kafka import KafkaError, Partition, admin, consumer
+from streams.clients.reading import end_offsets
+from streams.settings import BrokerSettings, Settings
+
+__all__ = ["ChaosOptions", "planned", "run"]
+
+_SETTLE_S_MAX: Final = 180.0
+_POLL_S: Final = 0.3
+_CALM_S: Final = 3.0
+"""Load before the first fault and after the last one."""
+
+Echo = Callable[[str], object]
+
+
+class ChaosOptions(NamedTuple):
+    """One run."""
+
+    seed: int = 1
+    counts: Mapping[FaultKind, int] = MappingProxyType({"kill": 10})
+    minutes: float | None = None
+    """Repeat the faults until the schedule is that long."""
+    workers: int = 2
+    users: int = 500
+    events_per_s: float = 500.0
+    session_timeout_s: float = 6.0
+    given_broker: BrokerSettings | None = None
+    """None for an Apache Kafka of the run's own."""
+
+
+def planned(options: ChaosOptions) -> list[Fault]:
+    """The schedule of a run.
+
+    Raises:
+        InputError: it asks for what this machine or broker cannot give.
+    """
+    ours = [kind for kind in options.counts if kind.startswith(("broker", "network")) and options.counts[kind]]
+    if ours and options.given_broker is not None:
+        raise InputError(f"{', '.join(ours)}: the broker of HEADWATER_BROKER is not ours to harm; unset it for these")
+    if any(kind.startswith("network") for kind in ours) and (reason := why_no_networks()):
+        raise InputError(f"no network faults here: {reason}")
+    return drawn_faults(
+        options.seed,
+        options.counts,
+        workers=options.workers,
+        session_timeout_s=options.session_timeout_s,
+        minutes=options.minutes,
+    )
+
+
+def run(options: ChaosOptions, echo: Echo) -> Report:
+    """Run the schedule and judge; ``echo`` gets a line of progress before every step.
+
+    Raises:
+        BrokerError, ClientError: something did not start, or did not settle in the end.
+        InputError: see ``planned``.
+    """
+    faults = planned(options)
+    began = time.monotonic()
+    # Small batches and eager commits, so that at any moment a batch is half settled.
+    with staged(
+        options.given_broker,
+        workers=options.workers,
+        networks=any(fault.kind.startswith("network") for fault in faults),
+        echo=echo,
+        session_timeout_s=options.session_timeout_s,
+        batch_events_max=100,
+        commit_interval_s=0.02,
+    ) as stage:
+        load = Load(
+            stage.settings, options.seed, users=options.users, events_per_s=options.events_per_s, types=(0, 1, 2)
+        )
+        load.start()
+        occurrences = _play(stage, load, faults, echo)
+        load.finish()
+        echo(f"{load.sent} events; waiting until they are settled")
+        _settle(stage)
+        for worker in stage.workers:
+            if status := worker.terminate():
+                raise ClientError(f"{worker.name} ended with status {status}: {worker.last_words()}")
+        judged = judge(stage, load, echo)
+    return report_of(
+        options.seed,
+        options.workers,
+        options.session_timeout_s,
+        occurrences,
+        judged,
+        deaths=stage.deaths,
+        seconds=time.monotonic() - began,
+    )
+
+
+def _play(stage: Stage, load: Load, faults: Sequence[Fault], echo: Echo) -> list[Occurrence]:
+    """Every fault in turn, each worker that ended by itself started again before the next."""
+    occurrences: list[Occurrence] = []
+    began = time.monotonic()
+    time.sleep(_CALM_S)
+    for number, fault in enumerate(faults, 1):
+        time.sleep(fault.after_s)
+        load.check()
+        stage.revive()
+        echo(f"{time.monotonic() - began:7.1f} s  {number}/{len(faults)}  {_described(fault)}")
+        began_ms = _now_ms()
+        with injected(stage, fault):
+            time.sleep(fault.lasts_s)
+        occurrences.append(Occurrence(fault, began_ms, _now_ms()))
+    time.sleep(_CALM_S)
+    return occurrences
+
+
+def _described(fault: Fault) -> str:
+    where = "" if fault.kind.startswith("broker") else f" of worker {fault.worker}"
+    disk = (", disk wiped" if fault.wiped else ", disk kept") if fault.kind == "kill" else ""
+    return f"{fault.kind}{where} for {fault.lasts_s:.1f} s{disk}"
+
+
+def _settle(stage: Stage) -> None:
+    """Return when the group has committed every event; workers that end are started again."""
+    settings = stage.settings
+    partitions = [
+        Partition(topic, number) for topic in settings.topics.events for number in range(settings.topics.partitions)
+    ]
+    with consumer(settings.broker) as client:
+        ends = end_offsets(client, partitions)
+    deadline = time.monotonic() + _SETTLE_S_MAX
+    while behind := _behind(settings, ends):
+        if time.monotonic() > deadline:
+            tails = "; ".join(f"{worker.name}: {worker.last_words()}" for worker in stage.workers)
+            raise ClientError(f"after {_SETTLE_S_MAX:g} s not committed (has, wants): {behind}; {tails}")
+        stage.revive()
+        time.sleep(_POLL_S)
+
+
+def _behind(settings: Settings, ends: Mapping[Partition, int]) -> dict[Partition, tuple[int, int]]:
+    try:
+        with admin(settings.broker) as client:
+            offsets: Mapping[Partition, Any] = client.list_group_offsets(settings.worker.app_id)[settings.worker.app_id]
+    except KafkaError:  # of a coordinator that is still loading
+        offsets = {}
+    committed = {tp: offsets[tp].offset if tp in offsets else 0 for tp in ends}
+    return {tp: (committed[tp], end) for tp, end in ends.items() if committed[tp] < end}
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
