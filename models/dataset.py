@@ -17,6 +17,7 @@ from models.titles import readable, title
 from operators.interest import GAP_BUCKETS, OUT_OF_VOCABULARY
 
 __all__ = [
+    "COMPLETE_JOURNEY",
     "PURCHASE_COUNT_MIN",
     "NextBaskets",
     "Product",
@@ -31,6 +32,7 @@ __all__ = [
     "vocabulary",
 ]
 
+COMPLETE_JOURNEY: Final = "complete-journey"
 PURCHASE_COUNT_MIN: Final = 20
 HELD_OUT_WEEKS: Final = 8
 WEEK_MS: Final = 7 * 24 * 3600 * 1000

@@ -6,54 +6,39 @@ kept in a slow band, for lasting taste.
 """
 
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CHUNK", "SequenceEncoder", "scan"]
+from models.scan import recurrence
 
-CHUNK = 16
-"""Steps solved at once by one matrix product per channel."""
+__all__ = ["SequenceEncoder"]
+
 FAST_MEMORY_EVENTS = (1.0, 16.0)
 SLOW_MEMORY_EVENTS = (16.0, 600.0)
+BYTE_VALUES = 256
 
 
-def scan(decay: Tensor, u: Tensor) -> Tensor:
-    """h[t] = decay * h[t-1] + u[t] from h[-1] = 0, in O(log T) matrix products.
+class Dropout(nn.Module):
+    """Dropout with the share rounded to 1/256: a random byte per value costs a tenth of torch's draw on a CPU."""
 
-    decay (2, H): real and imaginary part; u (2, H, N, T) -> h (2, H, N, T). Chunks of ``CHUNK`` steps are solved by
-    a triangular matrix of powers; the chunk ends are the inputs of the same problem with decay**CHUNK.
-    """
-    _, channels, lines, steps = u.shape
-    width = min(CHUNK, steps)
-    if steps % width:
-        return scan(decay, nn.functional.pad(u, (0, width - steps % width)))[..., :steps]
-    power = [torch.stack([torch.ones_like(decay[0]), torch.zeros_like(decay[1])])]
-    for _ in range(width):
-        power.append(_times(power[-1], decay))
-    powers = torch.stack(power, dim=-1)  # (2, H, width + 1)
-    lag = torch.arange(width) - torch.arange(width)[:, None]  # [s, t] = t - s
-    toeplitz = powers[:, :, lag.clamp(min=0)] * (lag >= 0)  # (2, H, s, t)
-    within = _matmul(u.reshape(2, channels, -1, width), toeplitz)  # (2, H, N * chunks, width)
-    if steps == width:
-        return within.reshape(u.shape)
-    ends = within[..., -1].reshape(2, channels, lines, -1)  # (2, H, N, chunks)
-    carried = scan(powers[..., width], ends)
-    before = nn.functional.pad(carried[..., :-1], (1, 0)).reshape(2, channels, -1, 1)  # (2, H, N * chunks, 1)
-    return (within + _matmul(before, powers[:, :, None, 1:])).reshape(u.shape)
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.dropped_values = round(share * BYTE_VALUES)
 
-
-def _times(a: Tensor, b: Tensor) -> Tensor:
-    return torch.stack([a[0] * b[0] - a[1] * b[1], a[0] * b[1] + a[1] * b[0]])
-
-
-def _matmul(a: Tensor, b: Tensor) -> Tensor:
-    return torch.stack([a[0] @ b[0] - a[1] @ b[1], a[0] @ b[1] + a[1] @ b[0]])
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.dropped_values == 0:
+            return x
+        words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
+        drawn = words.random_(-(2**63), None).view(torch.uint8)[: x.numel()].view(x.shape)
+        scale = BYTE_VALUES / (BYTE_VALUES - self.dropped_values)
+        return x * (drawn >= self.dropped_values).to(x.dtype).mul_(scale)
 
 
 class LinearRecurrentUnit(nn.Module):
-    """x (N, T, D) -> y (N, T, D) through H complex channels."""
+    """x (P, D) -> y (P, D), packed, through H complex channels."""
 
     def __init__(self, width: int, channels: int) -> None:
         super().__init__()
@@ -85,17 +70,22 @@ class LinearRecurrentUnit(nn.Module):
         """Input scale (2H,) that keeps every channel at the variance of its input."""
         return torch.sqrt(1 - self.decay().square().sum(0) + 1e-6).repeat(2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        u = self.b(x) * self.gamma()  # (N, T, 2H)
-        lines, steps, _ = u.shape
-        u = u.view(lines, steps, 2, self.channels).permute(2, 3, 0, 1)  # (2, H, N, T)
-        h = scan(self.decay(), u).permute(2, 3, 0, 1)  # (N, T, 2, H)
-        return self.c(h.reshape(lines, steps, -1))  # (N, T, D)
+    def scaled_b(self, x: Tensor) -> Tensor:
+        """gamma * (B x + b): the scale goes into the weights, which are far fewer than the events."""
+        gamma = self.gamma()
+        return nn.functional.linear(x, self.b.weight * gamma[:, None], self.b.bias * gamma)
+
+    def forward(self, x: Tensor, waves: Sequence[int]) -> Tensor:
+        u = self.scaled_b(x)  # (P, 2H)
+        return self.c(recurrence(u, self.decay(), waves))  # (P, D)
 
     def step(self, h: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """h (B, 2H), x (B, D) -> h' (B, 2H), y (B, D)."""
-        u = self.b(x) * self.gamma()  # (B, 2H)
-        h = _times(self.decay(), h.view(-1, 2, self.channels).transpose(0, 1)).transpose(0, 1).reshape(u.shape) + u
+        u = self.scaled_b(x)  # (B, 2H)
+        real, imaginary = h.chunk(2, dim=1)  # (B, H) each
+        decay_real, decay_imaginary = self.decay()
+        turned = (real * decay_real - imaginary * decay_imaginary, real * decay_imaginary + imaginary * decay_real)
+        h = torch.cat(turned, dim=1) + u
         return h, self.c(h)
 
 
@@ -109,14 +99,14 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.w1 = nn.Linear(width, 4 * width)
         self.w2 = nn.Linear(4 * width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.mix(x, self.unit(x))
+    def forward(self, x: Tensor, waves: Sequence[int]) -> Tensor:
+        return self.mix(x, self.unit(x, waves))
 
     def mix(self, x: Tensor, y: Tensor) -> Tensor:
         z = self.norm1(x + self.dropout(y))
-        return self.norm2(z + self.dropout(self.w2(nn.functional.gelu(self.w1(z)))))
+        return self.norm2(z + self.dropout(self.w2(self.dropout(nn.functional.gelu(self.w1(z))))))
 
 
 class SequenceEncoder(nn.Module):
@@ -137,15 +127,15 @@ class SequenceEncoder(nn.Module):
             nn.init.normal_(table.weight, std=0.01)
         self.bias = nn.Parameter(torch.zeros(items))
         self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(Block(width, channels, dropout) for _ in range(blocks))
         self.hidden_width = blocks * 2 * channels
 
-    def forward(self, rows: Tensor, types: Tensor, gaps: Tensor) -> Tensor:
-        """Whole histories (N, T), padded at the end -> the vector after each event (N, T, D)."""
-        x = self.embed(rows, types, gaps)  # (N, T, D)
+    def forward(self, rows: Tensor, types: Tensor, gaps: Tensor, waves: Sequence[int]) -> Tensor:
+        """Packed events (P,) of whole histories -> the vector after each event (P, D)."""
+        x = self.embed(rows, types, gaps)  # (P, D)
         for block in self.blocks:
-            x = block(x)
+            x = block(x, waves)
         return x
 
     def step(self, hidden: Tensor, rows: Tensor, types: Tensor, gaps: Tensor) -> tuple[Tensor, Tensor]:

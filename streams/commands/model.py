@@ -14,25 +14,34 @@ __all__ = ["evaluate", "export", "train"]
 
 
 def train(
-    out_dir: Annotated[Path, typer.Option("--out", help="Directory of checkpoints and training log.")],
-    epochs: Annotated[int, typer.Option("--epochs", min=1)] = 20,
+    out_dir: Annotated[Path, typer.Option("--out", help="Directory of checkpoints and the curve.")],
+    dataset: Annotated[
+        Literal["complete-journey", "ml1m", "beauty", "toys"], typer.Argument(help="What to train on.")
+    ] = "complete-journey",
+    data: Annotated[
+        Path | None, typer.Option("--data", help="File of a user and the items in time order on each line.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Else as many as the data set needs.")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     threads: Annotated[int, typer.Option("--threads", min=1)] = 1,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last epoch in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train the encoder on Complete Journey."""
-    from models.train import TrainConfig
+    """Train the encoder; by default on Complete Journey. A run that was stopped goes on with --resume."""
+    from models.recipes import recipe
     from models.train import train as fit
 
-    progress = sys.stderr.isatty()
-    config = TrainConfig(out_dir, seed=seed, epochs=epochs, threads=threads, resume=resume, progress=progress)
-    done = fit(config, echo=_echo)
+    chosen = {} if epochs is None else {"epochs": epochs}
+    shown = sys.stderr.isatty()
+    run = {"out_dir": out_dir, "seed": seed, "threads": threads, "resume": resume, "progress": shown}
+    config, task = recipe(dataset, data, **run, **chosen)
+    done = fit(config, task(), echo=_echo)
     if as_json:
-        paths = {"checkpoint": str(done.checkpoint), "log": str(done.log)}
-        out({**paths, "epochs": done.epochs, "validation": asdict(done.validation)})
+        paths = {"checkpoint": str(done.checkpoint), "curve": str(done.curve), "picture": str(done.picture)}
+        out({**paths, "dataset": dataset, "epochs": done.epochs, "validation": asdict(done.validation)})
     else:
         typer.echo(f"{done.checkpoint} after {done.epochs} epochs; `headwater export` makes it a model")
+        typer.echo(f"curve: {done.curve}, {done.picture}")
 
 
 def export(
@@ -40,7 +49,7 @@ def export(
     out_dir: Annotated[Path, typer.Argument(help="Directory of the model; replaced when the new one is done.")],
     with_metrics: Annotated[
         bool,
-        typer.Option("--evaluate/--no-evaluate", help="Put metrics on Complete Journey into the manifest."),
+        typer.Option("--evaluate/--no-evaluate", help="Put the metrics of a Complete Journey model into the manifest."),
     ] = True,
     as_json: Json = False,
 ) -> None:

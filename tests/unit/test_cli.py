@@ -121,8 +121,15 @@ def test_an_unexpected_error_is_one_line_unless_debugging(
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("models.train", "models.encoder", "models.losses"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+    for name in (
+        "models.recipes",
+        "models.train",
+        "models.checkpoints",
+        "models.scan",
+        "models.encoder",
+        "models.losses",
+    ):
+        monkeypatch.delitem(sys.modules, f"models.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     assert run(["train", "--out", "x"]) == 1
     assert capsys.readouterr().err == "headwater: this command needs torch; pip install 'headwater[train]'\n"

@@ -8,13 +8,15 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
 from models import export as export_module  # noqa: E402
+from models.checkpoints import load_checkpoint  # noqa: E402
 from models.dataset import NextBaskets, Purchases, next_baskets, sequences  # noqa: E402
 from models.errors import ModelError  # noqa: E402
 from models.evaluate import evaluate, score_lists, vectors_before  # noqa: E402
 from models.export import ExportConfig, export, fold, full_pass  # noqa: E402
 from models.manifest import load_manifest  # noqa: E402
+from models.next_basket import NextBasketTask, next_basket_task  # noqa: E402
 from models.runtime import OnnxEncoder  # noqa: E402
-from models.train import TrainConfig, TrainingResult, build, load_checkpoint, train  # noqa: E402
+from models.train import TrainConfig, TrainingResult, build, train  # noqa: E402
 from operators.interest import Job, refresh  # noqa: E402
 
 DAY_MS = 24 * 3600 * 1000
@@ -40,19 +42,23 @@ def config(out_dir: Path) -> TrainConfig:
     return TrainConfig(
         out_dir,
         epochs=6,
-        batch_events=512,
         learning_rate=0.01,
-        count_min=1,
         width=16,
         channels=16,
-        validation_users_share=1.0,
+        task={"dataset": "complete-journey"},
         progress=False,
+    )
+
+
+def task() -> NextBasketTask:
+    return next_basket_task(
+        households(), seed=0, count_min=1, validation_users_share=1.0, batch_events=512, retyped_share=0.1
     )
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
-    return train(config(tmp_path_factory.mktemp("run")), households(), echo=lambda line: None)
+    return train(config(tmp_path_factory.mktemp("run")), task(), echo=lambda line: None)
 
 
 def test_train_export_load_and_rank(trained: TrainingResult, tmp_path: Path) -> None:
@@ -104,33 +110,9 @@ def test_the_folded_weights_are_the_torch_model(trained: TrainingResult) -> None
     weights, embeddings, bias = fold(saved["model"])
     inputs = np.random.default_rng(1).integers(0, [[41], [3], [28]], size=(3, 200))
     with torch.no_grad():
-        expected = model.double().eval()(*(torch.from_numpy(column)[None] for column in inputs))[0].numpy()
+        expected = model.double().eval()(*(torch.from_numpy(column) for column in inputs), [1] * 200).numpy()
     assert np.abs(full_pass(weights, 2, embeddings, inputs) - expected).max() < 2e-5
     assert np.array_equal(bias, saved["model"]["bias"].numpy())
-
-
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(trained: TrainingResult, tmp_path: Path) -> None:
-    class StopError(Exception):
-        pass
-
-    def stop_after_three(line: str) -> None:
-        if line.startswith("epoch 4"):
-            raise StopError
-
-    with pytest.raises(StopError):
-        train(config(tmp_path), households(), echo=stop_after_three)
-    said: list[str] = []
-    result = train(replace(config(tmp_path), resume=True), households(), echo=said.append)
-    assert said[0] == "resuming after epoch 3"
-    assert result.epochs == trained.epochs
-    one, other = load_checkpoint(trained.checkpoint)["model"], load_checkpoint(result.checkpoint)["model"]
-    assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)
-
-
-def test_resuming_another_configuration_is_refused(trained: TrainingResult) -> None:
-    other = replace(config(trained.checkpoint.parent), resume=True, learning_rate=0.5)
-    with pytest.raises(ModelError, match="was trained with another learning_rate"):
-        train(other, households(), echo=lambda line: None)
 
 
 def test_a_graph_that_differs_is_not_written(

@@ -1,0 +1,157 @@
+"""The next basket of each household of Complete Journey: what the encoder of the package is trained and chosen on.
+
+Each epoch reads every household's training period once, whole, with the order inside each basket shuffled (its items
+share one timestamp); after every basket the vector must rank the items of the household's next basket first.
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# (torch declares only a part of its types)
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.dataset import NextBaskets, Purchases, Sequences, next_baskets, sequences, split_bounds, vocabulary
+from models.encoder import SequenceEncoder
+from models.metrics import Scores, rank_scores, top_rows
+from models.packing import Packed, pack
+from models.tasks import Batch
+from operators.interest import EVENT_TYPES, OUT_OF_VOCABULARY
+
+__all__ = ["NextBasketTask", "next_basket_task"]
+
+PURCHASE: Final = EVENT_TYPES.index("purchase")
+LIST_ITEMS: Final = 10
+CHUNK_EVENTS: Final = 65_536
+CHUNK_LISTS: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class NextBasketTask:
+    """``train`` and ``validation`` hold positions in ``events``."""
+
+    items: list[str]
+    events: Sequences
+    train_ends: NDArray[np.int64]
+    """(U,) first position of each user after the training period."""
+    train: NextBaskets
+    validation: NextBaskets
+    batch_events: int
+    retyped_share: float
+    """Purchases shown as a view or a click, since the data set has neither: untrained rows would be noise."""
+
+    def popularity(self) -> NDArray[np.float64]:
+        """How often each row (N,) is a training target."""
+        return np.bincount(np.concatenate(self.train.targets), minlength=len(self.items)).astype(np.float64)
+
+    def plan(self, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+        """Households in random order, gathered until a batch has ``batch_events``."""
+        return _groups(self.events, self.train_ends, self.train, self.batch_events, rng)
+
+    def batch(self, chosen: NDArray[np.int64], rng: np.random.Generator) -> Batch:
+        """The training periods of the chosen households."""
+        packed, asked, places = _packed(self.events, self.train_ends, self.train, chosen)
+        types = np.full(len(packed.events), PURCHASE)
+        retyped = rng.random(len(types)) < self.retyped_share
+        types[retyped] = rng.integers(0, PURCHASE, int(retyped.sum()))
+        order = np.argsort(places)
+        targets: list[NDArray[np.int64]] = [self.train.targets[j] for j in asked[order].tolist()]
+        return Batch(
+            rows=self._rows(packed, rng),
+            types=types,
+            gaps=self.events.gaps[packed.events],
+            waves=packed.waves,
+            places=places[order],
+            pair_position=np.repeat(np.arange(len(targets)), [len(target) for target in targets]),
+            pair_row=np.concatenate(targets),
+        )
+
+    def validate(self, model: SequenceEncoder) -> Scores:
+        """Next-basket scores of the validation sample, over all items."""
+        model.eval()
+        ends, device = self.events.offsets[1:], model.bias.device
+        ranked: list[NDArray[np.int64]] = []
+        order: list[NDArray[np.int64]] = []
+        with torch.no_grad():
+            for group in _groups(self.events, ends, self.validation, CHUNK_EVENTS, None):
+                packed, asked, places = _packed(self.events, ends, self.validation, group)
+                rows = torch.from_numpy(self.events.rows[packed.events]).to(device)
+                gaps = torch.from_numpy(self.events.gaps[packed.events]).to(device)
+                vectors = model(rows, torch.full_like(rows, PURCHASE), gaps, packed.waves)  # (P, D)
+                vectors = vectors[torch.from_numpy(places).to(device)]  # (Q, D)
+                for start in range(0, len(vectors), CHUNK_LISTS):
+                    here = vectors[start : start + CHUNK_LISTS]
+                    scores = torch.addmm(model.bias, here, model.items.weight.T).cpu().numpy()
+                    scores[:, OUT_OF_VOCABULARY] = -np.inf
+                    ranked.append(top_rows(scores, LIST_ITEMS))
+                order.append(asked)
+        targets: list[NDArray[np.int64]] = [self.validation.targets[j] for j in np.concatenate(order).tolist()]
+        return rank_scores(np.concatenate(ranked), targets)
+
+    def _rows(self, packed: Packed, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Rows of the packed events, with the order inside each basket shuffled."""
+        basket = np.cumsum(self.events.basket_start)[packed.events]
+        by_place = np.lexsort((packed.step, basket))
+        shuffled = np.lexsort((rng.random(len(basket)), basket))
+        rows = np.empty(len(basket), np.int64)
+        rows[by_place] = self.events.rows[packed.events[shuffled]]
+        return rows
+
+
+def next_basket_task(
+    purchases: Purchases,
+    *,
+    seed: int,
+    count_min: int,
+    validation_users_share: float,
+    batch_events: int,
+    retyped_share: float,
+) -> NextBasketTask:
+    """Group, split by time, and list the prediction tasks of both periods."""
+    items = vocabulary(purchases, count_min)
+    events = sequences(purchases, items)
+    validation_ms, test_ms = split_bounds(purchases.timestamp_ms)
+    before = np.r_[0, np.cumsum(events.timestamp_ms < validation_ms)]
+    validation = next_baskets(events, validation_ms, test_ms)
+    users = np.searchsorted(events.offsets, validation.before, side="right") - 1
+    chosen_users = np.random.default_rng(seed).random(len(events.offsets) - 1) < validation_users_share
+    chosen = np.flatnonzero(chosen_users[users])
+    return NextBasketTask(
+        items,
+        events,
+        train_ends=events.offsets[:-1] + before[events.offsets[1:]] - before[events.offsets[:-1]],
+        train=next_baskets(events, 0, validation_ms),
+        validation=NextBaskets(validation.before[chosen], [validation.targets[j] for j in chosen]),
+        batch_events=batch_events,
+        retyped_share=retyped_share,
+    )
+
+
+def _groups(
+    events: Sequences,
+    ends: NDArray[np.int64],
+    tasks: NextBaskets,
+    batch_events: int,
+    rng: np.random.Generator | None,
+) -> list[NDArray[np.int64]]:
+    """Users with a task, in random order or by falling length, split where ``batch_events`` are full."""
+    users = np.flatnonzero(np.diff(np.searchsorted(tasks.before, events.offsets)) > 0)
+    lengths = ends - events.offsets[:-1]
+    users = users[np.argsort(-lengths[users], kind="stable")] if rng is None else rng.permutation(users)
+    filled = (np.cumsum(lengths[users]) - 1) // batch_events
+    return np.split(users, np.flatnonzero(np.diff(filled)) + 1)
+
+
+def _packed(
+    events: Sequences, ends: NDArray[np.int64], tasks: NextBaskets, users: NDArray[np.int64]
+) -> tuple[Packed, NDArray[np.int64], NDArray[np.int64]]:
+    """The users' events up to ``ends``, their tasks (Q,) and the packed position before each (Q,)."""
+    bounds = np.searchsorted(tasks.before, events.offsets)
+    packed = pack(events.offsets[users], ends[users] - events.offsets[users])
+    asked = np.concatenate([np.arange(int(bounds[u]), int(bounds[u + 1])) for u in users.tolist()])
+    by_event = np.argsort(packed.events)
+    places = by_event[np.searchsorted(packed.events[by_event], tasks.before[asked])]
+    return packed, asked, places

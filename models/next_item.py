@@ -1,0 +1,111 @@
+"""The next item of each user of a leave-one-out file: what the encoder is trained and chosen on there.
+
+The files have no times and no event types: every event is fed as a purchase with the gap bucket of a first event.
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# (torch declares only a part of its types)
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.encoder import SequenceEncoder
+from models.leave_one_out import HELD_OUT_EVENTS, Interactions, LeaveOneOutSplit, score_users
+from models.metrics import Scores
+from models.packing import pack
+from models.tasks import Batch
+from operators.interest import EVENT_TYPES
+
+__all__ = ["GAP_FED", "TYPE_FED", "NextItemTask", "last_vectors"]
+
+TYPE_FED: Final = EVENT_TYPES.index("purchase")
+GAP_FED: Final = 0
+CHUNK_EVENTS: Final = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class NextItemTask:
+    """Windows of the training part of each history, cut anew in every epoch."""
+
+    data: Interactions
+    window_events: int
+    """Longest window; the state starts from zero in each."""
+    batch_events: int
+    positions_share: float
+    """Share of the positions whose next item counts in the loss of a batch, drawn at random."""
+    held_out_events: int = HELD_OUT_EVENTS
+
+    @property
+    def items(self) -> list[str]:
+        """Item id of each row."""
+        return self.data.items
+
+    def popularity(self) -> NDArray[np.float64]:
+        """How often each row (N,) is in the training part."""
+        held_out = np.zeros(len(self.data.rows), np.bool_)
+        for back in range(1, self.held_out_events + 1):
+            held_out[self.data.offsets[1:] - back] = True
+        return np.bincount(self.data.rows[~held_out], minlength=len(self.items)).astype(np.float64)
+
+    def plan(self, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+        """Windows (n, 2), start and inputs, shuffled and gathered until a batch has ``batch_events``."""
+        windows: list[tuple[int, int]] = []
+        for start, length in zip(self.data.offsets[:-1].tolist(), self.data.lengths().tolist(), strict=True):
+            inputs = length - self.held_out_events - 1  # each has a next item in the training part
+            cut = inputs if inputs <= self.window_events else int(rng.integers(1, self.window_events + 1))
+            first = 0
+            while first < inputs:
+                windows.append((start + first, cut - first))
+                first, cut = cut, min(cut + self.window_events, inputs)
+        chosen = np.array(windows, np.int64)[rng.permutation(len(windows))]
+        filled = (np.cumsum(chosen[:, 1]) - 1) // self.batch_events
+        return np.split(chosen, np.flatnonzero(np.diff(filled)) + 1)
+
+    def batch(self, chosen: NDArray[np.int64], rng: np.random.Generator) -> Batch:
+        """The windows of one entry of ``plan``."""
+        packed = pack(chosen[:, 0], chosen[:, 1])
+        count = max(round(len(packed.events) * self.positions_share), 1)
+        places = np.sort(rng.permutation(len(packed.events))[:count])
+        return Batch(
+            rows=self.data.rows[packed.events],
+            types=np.full(len(packed.events), TYPE_FED),
+            gaps=np.full(len(packed.events), GAP_FED),
+            waves=packed.waves,
+            places=places,
+            pair_position=np.arange(count),
+            pair_row=self.data.rows[packed.events[places] + 1],
+        )
+
+    def validate(self, model: SequenceEncoder) -> Scores:
+        """Leave-one-out scores of the validation targets, from whole histories."""
+        vectors = last_vectors(model, self.data, "validation")
+
+        def score(users: NDArray[np.int64]) -> NDArray[np.float32]:
+            with torch.no_grad():
+                scores: Tensor = torch.addmm(model.bias, vectors[torch.from_numpy(users)], model.items.weight.T)
+            return scores.cpu().numpy()
+
+        return score_users(self.data, "validation", score)
+
+
+def last_vectors(model: SequenceEncoder, data: Interactions, split: LeaveOneOutSplit) -> Tensor:
+    """The vector of every user just before the target of ``split`` (U, D), from the whole history before it."""
+    model.eval()
+    starts, lengths = data.offsets[:-1], data.ends(split) - data.offsets[:-1]
+    device = model.bias.device
+    vectors = torch.empty(len(lengths), model.items.weight.shape[1], device=device)
+    order = np.argsort(-lengths, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(np.cumsum(lengths[order]) // CHUNK_EVENTS)) + 1)
+    with torch.no_grad():
+        for group in groups:
+            packed = pack(starts[group], lengths[group])
+            rows = torch.from_numpy(data.rows[packed.events]).to(device)
+            types, gaps = torch.full_like(rows, TYPE_FED), torch.full_like(rows, GAP_FED)
+            out = model(rows, types, gaps, packed.waves)  # (P, D)
+            vectors[torch.from_numpy(group)] = out[torch.from_numpy(packed.ends).to(device)]
+    return vectors

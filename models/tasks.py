@@ -1,0 +1,51 @@
+"""What the trainer learns from: batches of packed events with the items that followed, and a validation score."""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.encoder import SequenceEncoder
+from models.metrics import Scores
+
+__all__ = ["Batch", "Task"]
+
+
+class Batch(NamedTuple):
+    """P packed events (see ``models.packing``), Q of them asked for what follows."""
+
+    rows: NDArray[np.int64]
+    types: NDArray[np.int64]
+    gaps: NDArray[np.int64]
+    waves: list[int]
+    places: NDArray[np.int64]
+    """(Q,) packed positions whose vector must rank its targets first."""
+    pair_position: NDArray[np.int64]
+    """Index into ``places`` of each target, rising."""
+    pair_row: NDArray[np.int64]
+    """Item row of each target."""
+
+
+class Task(Protocol):
+    """A data set with its protocol."""
+
+    @property
+    def items(self) -> list[str]:
+        """Item id of each row of the item matrix."""
+        ...
+
+    def popularity(self) -> NDArray[np.float64]:
+        """How often each row (N,) is a training target."""
+        ...
+
+    def plan(self, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+        """The sequences of each batch of one epoch."""
+        ...
+
+    def batch(self, chosen: NDArray[np.int64], rng: np.random.Generator) -> Batch:
+        """The batch of one entry of ``plan``."""
+        ...
+
+    def validate(self, model: SequenceEncoder) -> Scores:
+        """Scores of the held-out validation targets; leaves no gradient."""
+        ...

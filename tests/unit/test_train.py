@@ -1,0 +1,159 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnx")
+
+from models import train as train_module  # noqa: E402
+from models.checkpoints import load_checkpoint  # noqa: E402
+from models.errors import ModelError  # noqa: E402
+from models.export import ExportConfig, export  # noqa: E402
+from models.leave_one_out import Interactions, score_users  # noqa: E402
+from models.next_item import GAP_FED, TYPE_FED, NextItemTask  # noqa: E402
+from models.recipes import recipe  # noqa: E402
+from models.runtime import OnnxEncoder  # noqa: E402
+from models.train import TrainConfig, TrainingResult, train  # noqa: E402
+from operators.interest import Job, refresh  # noqa: E402
+
+
+def walkers(users: int = 120, items: int = 30) -> Interactions:
+    """Everybody goes three items on from the last one, around a circle, and sometimes jumps."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(3, 25, users)
+    steps = np.where(rng.random(int(lengths.sum())) < 0.1, rng.integers(1, items, int(lengths.sum())), 3)
+    rows = np.cumsum(steps) % items + 1
+    return Interactions(
+        [str(u) for u in range(users)], ["", *map(str, range(1, items + 1))], np.cumsum([0, *lengths]), rows
+    )
+
+
+def config(out_dir: Path, **settings: object) -> TrainConfig:
+    base = TrainConfig(
+        out_dir,
+        epochs=6,
+        learning_rate=0.02,
+        width=16,
+        channels=16,
+        dropout=0.1,
+        average_steps=20,
+        task={"dataset": "ml1m"},
+        progress=False,
+    )
+    return replace(base, **settings)
+
+
+def task() -> NextItemTask:
+    return NextItemTask(walkers(), window_events=10, batch_events=150, positions_share=0.9)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
+    return train(config(tmp_path_factory.mktemp("run")), task(), echo=lambda line: None)
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(checkpoint)["model"]
+
+
+def test_it_learns_and_the_artefact_scores_what_training_said(trained: TrainingResult, tmp_path: Path) -> None:
+    assert trained.validation.hit_rate > 0.8  # one item of thirty is almost certain; ten are a third by chance
+    made = export(ExportConfig(trained.checkpoint, tmp_path / "artefact"), echo=lambda line: None)
+    assert made.evaluations[0].ndcg_at_10 == round(trained.validation.ndcg, 4)
+    encoder, data = OnnxEncoder(tmp_path / "artefact", providers="cpu"), walkers()
+    assert [encoder.item_at(row) for row in (1, 30)] == ["1", "30"]
+
+    def score(users: np.ndarray) -> np.ndarray:
+        jobs = []
+        for user in users:
+            rows = data.rows[data.offsets[user] : data.ends("validation")[user]].tolist()
+            jobs.append(Job(None, rows, [TYPE_FED] * len(rows), [GAP_FED] * len(rows)))
+        return refresh(encoder, jobs)[1] @ encoder.embeddings(np.arange(31)).T + encoder.item_bias
+
+    assert score_users(data, "validation", score).ndcg == pytest.approx(trained.validation.ndcg, abs=1e-4)
+
+
+def test_no_batch_shows_or_asks_for_a_held_out_item() -> None:
+    data = walkers()
+    held_out = {*(data.offsets[1:] - 1).tolist(), *(data.offsets[1:] - 2).tolist()}
+    named = replace(data, rows=np.arange(len(data.rows)))  # every event an item of its own
+    mine = NextItemTask(named, window_events=10, batch_events=150, positions_share=1.0)
+    rng = np.random.default_rng(1)
+    seen: list[int] = []
+    for chosen in mine.plan(rng):
+        batch = mine.batch(chosen, rng)
+        assert len(batch.waves) <= 10
+        assert (batch.pair_row == batch.rows[batch.places] + 1).all()
+        seen += batch.pair_row.tolist()
+    first = set(data.offsets[:-1].tolist())
+    assert sorted(seen) == sorted(set(range(len(data.rows))) - held_out - first)  # each other event is a target once
+
+
+class StopError(Exception):
+    """The kill."""
+
+
+def test_a_run_killed_in_the_middle_of_an_epoch_ends_where_an_uninterrupted_one_does(
+    trained: TrainingResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update, calls = train_module._update, []
+
+    def dies(*given: object) -> float:
+        calls.append(0)
+        if len(calls) == 20:
+            raise StopError
+        return update(*given)
+
+    monkeypatch.setattr(train_module, "_update", dies)
+    with pytest.raises(StopError):
+        train(config(tmp_path, checkpoint_s=0.0), task(), echo=lambda line: None)
+    saved = load_checkpoint(tmp_path / "last.pt")["run"]
+    assert saved["updates"] == 19
+    assert saved["step"] > 0
+    said: list[str] = []
+    result = train(config(tmp_path, resume=True), task(), echo=said.append)
+    assert said[0] == f"resuming after epoch {saved['epoch']}, batch {saved['step']}"
+    one, other = weights(trained.checkpoint), weights(result.checkpoint)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    losses = [[json.loads(line)["loss"] for line in r.curve.read_text().splitlines()] for r in (trained, result)]
+    assert losses[0] == losses[1]
+
+
+def test_another_seed_is_another_model(trained: TrainingResult, tmp_path: Path) -> None:
+    other = train(config(tmp_path, seed=1), task(), echo=lambda line: None)
+    assert not torch.equal(weights(trained.checkpoint)["bias"], weights(other.checkpoint)["bias"])
+
+
+def test_the_curve_is_lines_and_a_picture(trained: TrainingResult) -> None:
+    lines = [json.loads(line) for line in trained.curve.read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert max(line["validation"]["ndcg"] for line in lines) == trained.validation.ndcg
+    picture = ElementTree.fromstring(trained.picture.read_text())  # noqa: S314 (our own file)
+    points = [line.get("points", "").split() for line in picture.iter("{http://www.w3.org/2000/svg}polyline")]
+    assert [len(line) for line in points] == [6, 6]
+
+
+def test_it_stops_when_validation_does(tmp_path: Path) -> None:
+    said: list[str] = []
+    still = train(config(tmp_path, learning_rate=0.0, epochs=50, patience_epochs=2), task(), echo=said.append)
+    assert still.epochs == 3
+    assert said[-1] == "stopping: no better epoch in 2"
+
+
+def test_resuming_another_configuration_is_refused(trained: TrainingResult, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="was trained with another learning_rate"):
+        train(config(trained.checkpoint.parent, resume=True, learning_rate=0.5), task(), echo=lambda line: None)
+    with pytest.raises(ModelError, match=r"no checkpoint at .*last.pt; run `headwater train` first"):
+        train(config(tmp_path, resume=True), task(), echo=lambda line: None)
+
+
+def test_recipes_say_which_file_they_want() -> None:
+    with pytest.raises(ModelError, match="ml1m is read from a file; give it with --data"):
+        recipe("ml1m", None)
+    with pytest.raises(ModelError, match="complete-journey is read from its package; leave --data out"):
+        recipe("complete-journey", Path("x"))
