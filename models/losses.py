@@ -1,6 +1,7 @@
 """Losses of the encoder."""
 
 # pyright: reportIncompatibleMethodOverride=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false
 # (torch.autograd.Function declares forward and backward with any arguments, torch only a part of its types)
 
 from typing import Any, Final
@@ -44,7 +45,7 @@ class _SoftmaxCrossEntropy(Function):
         items_t = items.T.contiguous()  # (D, N)
         buffer = vectors.new_empty(min(CHUNK_POSITIONS, positions), len(items))
         starts = torch.arange(0, positions + CHUNK_POSITIONS, CHUNK_POSITIONS, device=pair_position.device)
-        bounds: list[int] = torch.searchsorted(pair_position, starts).tolist()
+        bounds = torch.searchsorted(pair_position, starts).tolist()
         total = vectors.new_zeros(())
         for chunk, start in enumerate(range(0, positions, CHUNK_POSITIONS)):
             here = vectors[start : start + CHUNK_POSITIONS]  # (R, D)
