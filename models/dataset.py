@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from models.errors import ModelError
 from models.titles import readable, title
-from operators.interest import GAP_BUCKETS, OUT_OF_VOCABULARY
+from operators import interest
+from operators.interest import NO_GAP_MS, OUT_OF_VOCABULARY
 
 __all__ = [
     "COMPLETE_JOURNEY",
@@ -177,9 +178,7 @@ def next_baskets(events: Sequences, start_ms: int, end_ms: int) -> NextBaskets:
 
 def gap_buckets(timestamp_ms: NDArray[np.int64], first: NDArray[np.bool_]) -> NDArray[np.int64]:
     """``operators.interest.gap_bucket`` of each event (n,) against the one before it, 0 where ``first``."""
-    seconds = np.maximum(np.diff(timestamp_ms, prepend=timestamp_ms[:1]) // 1000, 0)
-    bit_length = np.frexp(seconds.astype(np.float64))[1].astype(np.int64)
-    return np.where(first, 0, np.minimum(1 + bit_length, GAP_BUCKETS - 1))
+    return interest.gap_buckets(np.where(first, NO_GAP_MS, np.diff(timestamp_ms, prepend=timestamp_ms[:1])))
 
 
 def _read_table(name: str, columns: list[str] | None = None) -> Any:

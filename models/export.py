@@ -199,7 +199,7 @@ def check_parity(artefact: Path, weights: Weights, embeddings: NDArray[np.float3
         inputs = rng.integers(0, [[len(embeddings)], [len(EVENT_TYPES)], [GAP_BUCKETS]], size=(3, 96))
         expected = full_pass(weights, blocks, embeddings, inputs)
         for end in (1, 2, 50, 96):
-            _, vectors = refresh(encoder, [Job(None, *inputs[:, :end].tolist())])
+            _, vectors = refresh(encoder, [Job(None, *inputs[:, :end])])
             worst = max(worst, float(np.abs(vectors[0] - expected[end - 1]).max()))
     if not worst <= PARITY_MAX:
         raise ModelError(f"the exported step differs from the float64 pass by {worst:.1e} (at most {PARITY_MAX})")

@@ -4,13 +4,14 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from hashlib import blake2b
-from typing import Any, Final, Literal, NamedTuple, cast
+from typing import Final, Literal, NamedTuple
 
 import msgspec
+from xxhash import xxh3_64_intdigest
 
 from operators import limits
 from operators.interest import EVENT_TYPES
+from operators.wire import CONTENT_TYPES, CONTROL, JSON_HEADERS, Format, Wire, decoders, is_too_deep
 
 __all__ = ["CONTENT_TYPES", "JSON_HEADERS", "Event", "RejectCode", "Rejected", "decode", "fingerprint_of"]
 
@@ -28,30 +29,8 @@ RejectCode = Literal[
     "too_deep",
 ]
 
-CONTENT_TYPES: Final = {
-    b"application/json": "json",
-    b"application/msgpack": "msgpack",
-    b"application/x-msgpack": "msgpack",
-    b"application/vnd.msgpack": "msgpack",
-}
-
-_JSON_HEADER: Final = ("content-type", b"application/json")
-JSON_HEADERS: Final[list[tuple[str, bytes]]] = [_JSON_HEADER]
-"""Headers of a record whose value is JSON."""
-
-# Bound here because the quick way reads each of them for every event.
-_EVENT_BYTES_MAX: Final = limits.event_bytes_max
-_DEPTH_MAX: Final = limits.context_depth_max
-_ID_BYTES_MAX: Final = limits.id_bytes_max
-_VALUE_MAX: Final = limits.value_max
-_TIMESTAMP_MS_MIN: Final = limits.timestamp_ms_min
-_TIMESTAMP_MS_MAX: Final = limits.timestamp_ms_max
-_SKEW_MS: Final = limits.future_skew_ms
-
 _ID_NAMES: Final = ("user_id", "item_id", "event_id", "session_id")
-_CONTROL: Final = re.compile("[\x00-\x1f\x7f]")
-# Bytes that open a container: brackets of JSON; fixmap, fixarray, array and map of msgpack.
-_OPENERS: Final = {"json": b"{[", "msgpack": bytes((*range(0x80, 0xA0), *range(0xDC, 0xE0)))}
+_CONTROL: Final = re.compile(CONTROL)
 
 
 class Event(msgspec.Struct, gc=False):
@@ -73,28 +52,10 @@ class Rejected(NamedTuple):
     reason: str
 
 
-class _Wire(msgspec.Struct, gc=False):
-    user_id: str
-    item_id: str
-    timestamp: int | None = None
-    event_id: str | None = None
-    session_id: str | None = None
-    value: float | None = None
-    # `context` and fields that are not named here are free-form: skipped, only their depth is checked.
-
-
-_decoders: Final = {
-    "json": msgspec.json.Decoder(_Wire).decode,
-    "msgpack": msgspec.msgpack.Decoder(_Wire).decode,
-}
-_decode_json: Final = _decoders["json"]
-_any_decoders: Final = {"json": msgspec.json.decode, "msgpack": msgspec.msgpack.decode}
-
-
 class _Envelope(NamedTuple):
     """What the record's headers say."""
 
-    format: str = "json"
+    format: Format = "json"
     event_id: str | None = None
     timestamp_ms: int | None = None
 
@@ -104,7 +65,7 @@ _PLAIN: Final = _Envelope()
 
 def fingerprint_of(event_id: str) -> int:
     """A 64-bit digest by which an event that was produced twice is known again; never 0."""
-    return int.from_bytes(blake2b(event_id.encode(), digest_size=8).digest(), "little") or 1
+    return xxh3_64_intdigest(event_id.encode()) or 1
 
 
 def decode(
@@ -125,60 +86,6 @@ def decode(
         offset: of the record in its partition.
         now_ms: the worker's clock, against which future event times are judged.
     """
-    if value is not None and key is not None and (not headers or _is_json(headers)):
-        event = _decode_plain(value, key, event_type, offset, now_ms)
-        if event is not None:
-            return event
-    return _decode_any(value, key, headers, event_type, offset, now_ms)
-
-
-def _is_json(headers: Sequence[tuple[str, bytes]]) -> bool:
-    return len(headers) == 1 and headers[0] == _JSON_HEADER
-
-
-def _decode_plain(value: bytes, key: bytes, event_type: int, offset: int, now_ms: int) -> Event | None:
-    """The way of nearly every event: ASCII JSON without escapes. None sends a record the careful way.
-
-    In such a value no id can hold a control character, a length is one of bytes, and the brackets bound the depth:
-    a few scans of the whole value replace a check of every field. Whatever is accepted here is accepted there.
-    """
-    if (
-        len(value) > _EVENT_BYTES_MAX
-        or not value.isascii()
-        or b"\\" in value
-        or b"\x7f" in value
-        or value.count(b"{") + value.count(b"[") > _DEPTH_MAX
-    ):
-        return None
-    try:
-        wire = _decode_json(value)
-    except (msgspec.DecodeError, ValueError, OverflowError, RecursionError):
-        return None
-    timestamp_ms, event_id, session_id, amount = wire.timestamp, wire.event_id, wire.session_id, wire.value
-    if (
-        timestamp_ms is None
-        or not _TIMESTAMP_MS_MIN <= timestamp_ms <= now_ms + _SKEW_MS
-        or timestamp_ms > _TIMESTAMP_MS_MAX
-        or wire.user_id.encode() != key
-        or not 0 < len(key) <= _ID_BYTES_MAX
-        or not 0 < len(wire.item_id) <= _ID_BYTES_MAX
-        or (event_id is not None and not 0 < len(event_id) <= _ID_BYTES_MAX)
-        or (session_id is not None and not 0 < len(session_id) <= _ID_BYTES_MAX)
-        or (amount is not None and not -_VALUE_MAX <= amount <= _VALUE_MAX)
-    ):
-        return None
-    fingerprint = 0 if event_id is None else fingerprint_of(event_id)
-    return Event(key, wire.item_id, event_type, timestamp_ms, offset, fingerprint)
-
-
-def _decode_any(
-    value: bytes | None,
-    key: bytes | None,
-    headers: Sequence[tuple[str, bytes]],
-    event_type: int,
-    offset: int,
-    now_ms: int,
-) -> Event | Rejected:
     if value is None:
         return Rejected("malformed", "the record has no value")
     if len(value) > limits.event_bytes_max:
@@ -187,8 +94,8 @@ def _decode_any(
     if isinstance(envelope, Rejected):
         return envelope
     try:
-        wire = _decoders[envelope.format](value)
-        if _too_deep(value, envelope.format):
+        wire = decoders[envelope.format](value)
+        if is_too_deep(value, envelope.format):
             return Rejected("too_deep", f"nested deeper than {limits.context_depth_max}")
     except msgspec.ValidationError as error:
         return Rejected("schema", str(error))
@@ -200,7 +107,8 @@ def _decode_any(
 
 
 def _read_headers(headers: Iterable[tuple[str, bytes]], event_type: int) -> _Envelope | Rejected:
-    fmt, event_id, timestamp_ms = "json", None, None
+    fmt: Format = "json"
+    event_id, timestamp_ms = None, None
     try:
         for name, raw in headers:
             lowered = name.lower()
@@ -227,30 +135,8 @@ def _rfc3339_ms(text: str) -> int:
     return int(moment.timestamp() * 1000)
 
 
-def _too_deep(value: bytes, fmt: str) -> bool:
-    # The count of opening bytes bounds the depth; only a suspicious value is decoded a second time.
-    if len(value) - len(value.translate(None, _OPENERS[fmt])) <= limits.context_depth_max:
-        return False
-    return _depth(_any_decoders[fmt](value)) > limits.context_depth_max
-
-
-def _depth(root: Any) -> int:
-    depth = 0
-    level: list[Any] = [root]
-    while level:
-        depth += 1
-        level = [child for node in level for child in _children(node) if isinstance(child, (dict, list))]
-    return depth
-
-
-def _children(node: Any) -> Iterable[Any]:
-    if isinstance(node, dict):
-        return cast(dict[Any, Any], node).values()
-    return cast(list[Any], node) if isinstance(node, list) else ()
-
-
 def _check(
-    wire: _Wire, envelope: _Envelope, key: bytes | None, event_type: int, offset: int, now_ms: int
+    wire: Wire, envelope: _Envelope, key: bytes | None, event_type: int, offset: int, now_ms: int
 ) -> Event | Rejected:
     event_id = wire.event_id if wire.event_id is not None else envelope.event_id
     timestamp_ms = wire.timestamp if wire.timestamp is not None else envelope.timestamp_ms

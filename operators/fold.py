@@ -2,17 +2,19 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from operators import limits
+from operators.columns import Columns
 from operators.events import Event
-from operators.interest import OUT_OF_VOCABULARY, Encoder, Job, gap_bucket
+from operators.interest import NO_GAP_MS, OUT_OF_VOCABULARY, Encoder, Job, gap_buckets
 from operators.state import UserState
 
-__all__ = ["Folded", "fold"]
+__all__ = ["Folded", "fold", "fold_all"]
 
 
 class Folded(NamedTuple):
@@ -20,12 +22,88 @@ class Folded(NamedTuple):
 
     job: Job | None
     """Steps the encoder owes this user; None where the interest vector stands."""
-    fresh: list[Event]
-    """Events that entered the history, in event-time order."""
+    fresh: list[tuple[str, int]]
+    """Item and time in ms of the events that entered the history, in event-time order."""
     duplicates: int
     late: int
     unknown: int
     """Fresh events whose item the model does not know."""
+
+
+def fold_all(states: Sequence[UserState], events: Columns, bounds: Sequence[int], encoder: Encoder) -> list[Folded]:
+    """``fold`` of every user of a batch.
+
+    Users whose events are all new and newer than their history, nearly all, are folded by whole columns.
+
+    Args:
+        events: user by user, each user's in event-time order.
+        bounds: the events of user n are those from ``bounds[n]`` up to ``bounds[n + 1]``; each user has some.
+    """
+    if not states:
+        return []
+    in_order = _InOrder(states, events, bounds, encoder)
+    return [
+        in_order.fold(n) if plain else fold(state, [events.event(at) for at in range(*bounds[n : n + 2])], encoder)
+        for n, (state, plain) in enumerate(zip(states, in_order.holds(), strict=True))
+    ]
+
+
+class _InOrder:
+    """A batch as columns of what ``fold`` would come to if every event were new and newer than its history."""
+
+    def __init__(self, states: Sequence[UserState], events: Columns, bounds: Sequence[int], encoder: Encoder) -> None:
+        self._states, self._events, self._bounds, self._version = states, events, bounds, encoder.version
+        self._starts = np.array(bounds[:-1], np.int64)
+        self._user_of = np.repeat(np.arange(len(states)), np.diff(bounds))
+        self._newest_ms = np.array([state.times_ms[-1] if state.types else -1 for state in states], np.int64)
+        self._fences = np.array([state.fences for state in states], np.int64)
+        following = self._fences.copy()
+        np.maximum.at(following, (self._user_of, events.types), events.offsets + 1)
+        self._following: list[list[int]] = following.tolist()
+        self._rows = np.array(encoder.rows_of(events.item_ids), np.int64)
+        self._unknown: list[int] = np.add.reduceat(self._rows == OUT_OF_VOCABULARY, self._starts, dtype=int).tolist()
+        self._gaps = self._gap_buckets()
+        self._fresh = list(zip(events.item_ids, events.times_ms.tolist(), strict=True))
+
+    def _gap_buckets(self) -> NDArray[np.int64]:
+        times_ms = self._events.times_ms
+        gaps_ms = np.diff(times_ms, prepend=0)
+        gaps_ms[self._starts] = np.where(self._newest_ms < 0, NO_GAP_MS, times_ms[self._starts] - self._newest_ms)
+        return gap_buckets(gaps_ms)
+
+    def holds(self) -> list[bool]:
+        """For each user, whether every event is indeed new, newer than the history, and of the history's model."""
+        known = np.logical_or.reduceat(
+            self._events.offsets < self._fences[self._user_of, self._events.types], self._starts
+        )
+        older = self._events.times_ms[self._starts] < self._newest_ms
+        return [
+            new and not recurs and (not state.types or state.model_version == self._version)
+            for new, recurs, state in zip((~(known | older)).tolist(), self._recurs(), self._states, strict=True)
+        ]
+
+    def _recurs(self) -> list[bool]:
+        """For each user, whether an event id stands twice in history and batch."""
+        prints = self._events.fingerprints
+        given = prints[prints != 0].tolist()
+        distinct = set(given)
+        if len(distinct) == len(given):
+            return [not distinct.isdisjoint(state.fingerprints) for state in self._states]
+        own = [prints[start:end].tolist() for start, end in pairwise(self._bounds)]
+        return [_ids_recur(state, prints_of) for state, prints_of in zip(self._states, own, strict=True)]
+
+    def fold(self, n: int) -> Folded:
+        """Apply user n's events to the state."""
+        state, unknown, start, end = self._states[n], self._unknown[n], self._bounds[n], self._bounds[n + 1]
+        state.extend(self._events, start, end)
+        state.fences = self._following[n]
+        state.events_count += end - start
+        state.known_count += end - start - unknown
+        state.unknown_count += unknown
+        state.model_version = self._version
+        part = slice(start, end)
+        job = Job(state.hidden, self._rows[part], self._events.types[part], self._gaps[part])
+        return Folded(job, self._fresh[part], 0, 0, unknown)
 
 
 def fold(state: UserState, events: Sequence[Event], encoder: Encoder) -> Folded:
@@ -43,21 +121,18 @@ def fold(state: UserState, events: Sequence[Event], encoder: Encoder) -> Folded:
     stored = _Steps.of(state) if state.model_version != encoder.version else None
     newest_ms = state.times_ms[-1] if state.times_ms else None
     fresh, inserted, duplicates, late = _sift(state, events, newest_ms)
-    in_order = fresh[inserted:]
+    in_order = Columns.of(fresh[inserted:])
     state.extend(in_order)
     state.events_count += len(fresh)
     state.late_count += late
-    rows = encoder.rows_of([event.item_id for event in fresh])
-    if inserted:
-        job = _Steps.of(state).job(None, None, encoder)
-    elif stored is not None:
-        job = stored.followed_by(in_order).job(None, None, encoder)
-    else:
-        job = _tail_job(state, fresh, rows, newest_ms)
+    anew = bool(inserted) or stored is not None
+    steps = _Steps.of(state) if inserted else (stored or _Steps([], [], [])).followed_by(in_order)
+    job = steps.job(encoder, None if anew else state.hidden, None if anew else newest_ms)
     if job is not None:
-        _note_steps(state, job, anew=bool(inserted) or stored is not None)
+        _note_steps(state, job, anew=anew)
         state.model_version = encoder.version
-    return Folded(job, fresh, duplicates, late, rows.count(OUT_OF_VOCABULARY))
+    unknown = encoder.rows_of([event.item_id for event in fresh]).count(OUT_OF_VOCABULARY)
+    return Folded(job, [(event.item_id, event.timestamp_ms) for event in fresh], duplicates, late, unknown)
 
 
 def _sift(state: UserState, events: Sequence[Event], newest_ms: int | None) -> tuple[list[Event], int, int, int]:
@@ -67,7 +142,7 @@ def _sift(state: UserState, events: Sequence[Event], newest_ms: int | None) -> t
     of duplicates and of late ones.
     """
     fences, known = state.fences, tuple(state.fences)
-    places = _Places(state) if _ids_recur(state, events) else None
+    places = _Places(state) if _ids_recur(state, [event.fingerprint for event in events]) else None
     fresh: list[Event] = []
     inserted = duplicates = late = 0
     for event in events:
@@ -91,11 +166,11 @@ def _sift(state: UserState, events: Sequence[Event], newest_ms: int | None) -> t
     return fresh, inserted, duplicates, late
 
 
-def _ids_recur(state: UserState, events: Sequence[Event]) -> bool:
+def _ids_recur(state: UserState, fingerprints: Sequence[int]) -> bool:
     """Whether an event id stands twice in history and batch; nearly always not, and then none needs a look-up."""
-    fingerprints = [event.fingerprint for event in events if event.fingerprint]
-    distinct = set(fingerprints)
-    return len(distinct) < len(fingerprints) or not distinct.isdisjoint(state.fingerprints)
+    given = [fingerprint for fingerprint in fingerprints if fingerprint]
+    distinct = set(given)
+    return len(distinct) < len(given) or not distinct.isdisjoint(state.fingerprints)
 
 
 class _Places:
@@ -128,33 +203,22 @@ class _Steps(NamedTuple):
     def of(cls, state: UserState) -> "_Steps":
         return cls(state.history_items, state.history_types, state.history_times_ms)
 
-    def followed_by(self, events: Sequence[Event]) -> "_Steps":
+    def followed_by(self, events: Columns) -> "_Steps":
         return _Steps(
-            [*self.items, *(event.item_id for event in events)],
-            [*self.types, *(event.type for event in events)],
-            [*self.times_ms, *(event.timestamp_ms for event in events)],
+            [*self.items, *events.item_ids],
+            [*self.types, *events.types.tolist()],
+            [*self.times_ms, *events.times_ms.tolist()],
         )
 
-    def job(self, hidden: NDArray[np.float32] | None, previous_ms: int | None, encoder: Encoder) -> Job | None:
+    def job(self, encoder: Encoder, hidden: NDArray[np.float32] | None, previous_ms: int | None) -> Job | None:
+        """The steps on from ``hidden``, whose last event was at ``previous_ms``; None where there are no steps."""
         if not self.items:
             return None
-        rows = encoder.rows_of(self.items)
-        return Job(hidden, rows, self.types, _gaps(previous_ms, self.times_ms))
-
-
-def _tail_job(state: UserState, fresh: Sequence[Event], rows: list[int], newest_ms: int | None) -> Job | None:
-    if not fresh:
-        return None
-    gaps = _gaps(newest_ms, [event.timestamp_ms for event in fresh])
-    return Job(state.hidden, rows, [event.type for event in fresh], gaps)
-
-
-def _gaps(previous_ms: int | None, times_ms: Sequence[int]) -> list[int]:
-    gaps: list[int] = []
-    for time_ms in times_ms:
-        gaps.append(gap_bucket(None if previous_ms is None else time_ms - previous_ms))
-        previous_ms = time_ms
-    return gaps
+        gaps_ms = np.diff(np.array(self.times_ms, np.int64), prepend=previous_ms or 0)
+        if previous_ms is None:
+            gaps_ms[0] = NO_GAP_MS
+        rows = np.array(encoder.rows_of(self.items), np.int64)
+        return Job(hidden, rows, np.array(self.types, np.int64), gap_buckets(gaps_ms))
 
 
 def _event_time_order(event: Event) -> tuple[int, int, int]:
@@ -162,7 +226,7 @@ def _event_time_order(event: Event) -> tuple[int, int, int]:
 
 
 def _note_steps(state: UserState, job: Job, *, anew: bool) -> None:
-    unknown = job.rows.count(OUT_OF_VOCABULARY)
+    unknown = int(np.count_nonzero(job.rows == OUT_OF_VOCABULARY))
     known = len(job.rows) - unknown
     state.known_count = known if anew else state.known_count + known
     state.unknown_count = unknown if anew else state.unknown_count + unknown

@@ -1,13 +1,22 @@
 """The interest vector: the encoder's protocol, its inputs, and the wave scheduler that refreshes many users at once."""
 
 from collections.abc import Iterable, Sequence
-from itertools import chain
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["EVENT_TYPES", "GAP_BUCKETS", "OUT_OF_VOCABULARY", "Encoder", "Job", "gap_bucket", "refresh"]
+__all__ = [
+    "EVENT_TYPES",
+    "GAP_BUCKETS",
+    "NO_GAP_MS",
+    "OUT_OF_VOCABULARY",
+    "Encoder",
+    "Job",
+    "gap_bucket",
+    "gap_buckets",
+    "refresh",
+]
 
 EVENT_TYPES: Final = ("view", "click", "purchase")
 """The index of a type in this tuple is its row in the encoder's type embedding and its slot in the fences."""
@@ -16,6 +25,11 @@ OUT_OF_VOCABULARY: Final = 0
 """Row of the item matrix for every item the model was not trained on; never recommended."""
 
 GAP_BUCKETS: Final = 28
+
+NO_GAP_MS: Final = np.iinfo(np.int64).min
+"""In the place of a gap, where there is no previous event."""
+
+_NOTHING: Final = np.zeros(0, np.int64)
 
 
 def gap_bucket(gap_ms: int | None) -> int:
@@ -27,6 +41,15 @@ def gap_bucket(gap_ms: int | None) -> int:
     if gap_ms is None:
         return 0
     return min(1 + max(gap_ms // 1000, 0).bit_length(), GAP_BUCKETS - 1)
+
+
+def gap_buckets(gaps_ms: NDArray[np.int64]) -> NDArray[np.int64]:
+    """``gap_bucket`` of each gap (n,), with ``NO_GAP_MS`` where there is no previous event."""
+    seconds = np.maximum(gaps_ms, 0) // 1000
+    doublings = np.frexp(seconds.astype(np.float64))[1]  # the bit length of a whole number
+    buckets = np.minimum(doublings + 1, GAP_BUCKETS - 1)
+    buckets[gaps_ms == NO_GAP_MS] = 0
+    return buckets.astype(np.int64)
 
 
 class Encoder(Protocol):
@@ -89,12 +112,12 @@ class Encoder(Protocol):
 
 
 class Job(NamedTuple):
-    """Events to apply to one user: hidden is (S,) or None for a fresh state; the lists have equal length >= 1."""
+    """Events to apply to one user: hidden is (S,) or None for a fresh state; the others are (L,), L >= 1."""
 
     hidden: NDArray[np.float32] | None
-    rows: list[int]
-    types: list[int]
-    gaps: list[int]
+    rows: NDArray[np.int64]
+    types: NDArray[np.int64]
+    gaps: NDArray[np.int64]
 
 
 def refresh(encoder: Encoder, jobs: Sequence[Job]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -115,9 +138,9 @@ def refresh(encoder: Encoder, jobs: Sequence[Job]) -> tuple[NDArray[np.float32],
             hidden[place] = start
     lengths = np.array([len(jobs[j].rows) for j in order], np.int64)
     starts = np.cumsum(lengths) - lengths
-    rows = _flat([jobs[j].rows for j in order])
-    types = _flat([jobs[j].types for j in order])
-    gaps = _flat([jobs[j].gaps for j in order])
+    rows = np.concatenate([_NOTHING, *(jobs[j].rows for j in order)])
+    types = np.concatenate([_NOTHING, *(jobs[j].types for j in order)])
+    gaps = np.concatenate([_NOTHING, *(jobs[j].gaps for j in order)])
     for wave in range(int(lengths[0]) if count else 0):
         active = int(np.searchsorted(-lengths, -wave))  # jobs of more than `wave` events: a prefix
         at = starts[:active] + wave
@@ -125,7 +148,3 @@ def refresh(encoder: Encoder, jobs: Sequence[Job]) -> tuple[NDArray[np.float32],
     back = np.empty(count, np.int64)
     back[order] = np.arange(count)
     return hidden[back], vectors[back]
-
-
-def _flat(lists: Sequence[list[int]]) -> NDArray[np.int64]:
-    return np.fromiter(chain.from_iterable(lists), np.int64, sum(map(len, lists)))

@@ -3,10 +3,13 @@
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Final, NamedTuple, Protocol
 
+import numpy as np
+
 from operators import ranking, state
 from operators.candidates.popularity import Popularity
-from operators.events import Event, Rejected, decode
-from operators.fold import Folded, fold
+from operators.columns import Columns, decode_columns
+from operators.events import Rejected
+from operators.fold import Folded, fold_all
 from operators.interest import Encoder, refresh
 from operators.ranking import Cause, Policy, RecommendationList
 from operators.state import UserState
@@ -93,9 +96,13 @@ class Counts(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Checked records, grouped by user in arrival order."""
+    """Checked records, grouped by user; a user's events stand together, in event-time order."""
 
-    users: dict[UserKey, list[Event]]
+    users: list[UserKey]
+    """In order of first arrival."""
+    events: Columns
+    bounds: list[int]
+    """The events of user n are those from ``bounds[n]`` up to ``bounds[n + 1]``."""
     dead_letters: list[DeadLetter]
     records: int
 
@@ -114,25 +121,40 @@ NO_EFFECTS: Final = Effects([], [], [], Counts())
 
 def decode_chunks(chunks: Iterable[Chunk], now_ms: int) -> Batch:
     """Check every record of the chunks and group the events by user."""
-    by_partition: dict[int, dict[bytes, list[Event]]] = {}
+    users: list[UserKey] = []
+    places: dict[int, _Places] = {}
+    parts: list[Columns] = []
+    numbers: list[int] = []
     dead_letters: list[DeadLetter] = []
     records = 0
     for chunk in chunks:
         records += len(chunk.records)
-        event_type, partition = chunk.event_type, chunk.partition
-        users = by_partition.setdefault(partition, {})
-        for record in chunk.records:
-            event = decode(record.value, record.key, record.headers, event_type, record.offset, now_ms)
-            if isinstance(event, Rejected):
-                dead_letters.append(DeadLetter(chunk.topic, partition, record, event))
-            elif event.key in users:
-                users[event.key].append(event)
-            else:
-                users[event.key] = [event]
-    grouped = {
-        UserKey(partition, key): events for partition, users in by_partition.items() for key, events in users.items()
-    }
-    return Batch(grouped, dead_letters, records)
+        columns, rejected = decode_columns(chunk.records, chunk.event_type, now_ms)
+        parts.append(columns)
+        if chunk.partition not in places:
+            places[chunk.partition] = _Places(chunk.partition, users)
+        place_of = places[chunk.partition]
+        numbers += [place_of[key] for key in columns.keys]
+        dead_letters += [DeadLetter(chunk.topic, chunk.partition, chunk.records[n], reason) for n, reason in rejected]
+    events = Columns.joined(parts)
+    user_of = np.array(numbers, np.int64)
+    order = np.lexsort((events.offsets, events.types, events.times_ms, user_of))
+    bounds = np.searchsorted(user_of[order], np.arange(len(users) + 1)).tolist()
+    return Batch(users, events.in_order(order), bounds, dead_letters, records)
+
+
+class _Places(dict[bytes, int]):
+    """Key of a user of one partition -> place in ``users``, where a new user is added."""
+
+    def __init__(self, partition: int, users: list[UserKey]) -> None:
+        super().__init__()
+        self._partition = partition
+        self._users = users
+
+    def __missing__(self, key: bytes) -> int:
+        place = self[key] = len(self._users)
+        self._users.append(UserKey(self._partition, key))
+        return place
 
 
 def process_batch(
@@ -159,27 +181,20 @@ def process_batch(
         withdrawn: item ids that no list may hold.
         now_ms: becomes ``generated_at``.
     """
-    folded = {user: fold(states[user], events, encoder) for user, events in batch.users.items()}
-    _refresh(folded, states, encoder)
-    _move_popularity(folded, popularity)
-    users = list(batch.users)
-    ranked = ranking.rank(
-        [states[user] for user in users],
-        [popularity[user.partition] for user in users],
-        encoder,
-        policy,
-        withdrawn,
-    )
-    lists = [
-        Publish(user, _encode_list(user, batch.users[user], items, encoder.version, policy, topics, now_ms))
-        for user, items in zip(users, ranked, strict=True)
-    ]
-    puts = [PutState(user, state.encode(states[user])) for user in users]
+    users = batch.users
+    of_users = [states[user] for user in users]
+    folded = fold_all(of_users, batch.events, batch.bounds, encoder)
+    _refresh(of_users, folded, encoder)
+    for user, outcome in zip(users, folded, strict=True):
+        popularity[user.partition].extend(outcome.fresh)
+    ranked = ranking.rank(of_users, [popularity[user.partition] for user in users], encoder, policy, withdrawn)
+    lists = _encode_lists(batch, ranked, encoder.version, policy, topics, now_ms)
+    puts = [PutState(user, state.encode(user_state)) for user, user_state in zip(users, of_users, strict=True)]
     return Effects(puts, lists, batch.dead_letters, _count(batch, folded, ranked))
 
 
-def _refresh(folded: Mapping[UserKey, Folded], states: Mapping[UserKey, UserState], encoder: Encoder) -> None:
-    owed = [(states[user], outcome.job) for user, outcome in folded.items() if outcome.job is not None]
+def _refresh(states: Sequence[UserState], folded: Sequence[Folded], encoder: Encoder) -> None:
+    owed = [(user_state, outcome.job) for user_state, outcome in zip(states, folded, strict=True) if outcome.job]
     if not owed:
         return
     hidden, vectors = refresh(encoder, [job for _, job in owed])
@@ -188,44 +203,47 @@ def _refresh(folded: Mapping[UserKey, Folded], states: Mapping[UserKey, UserStat
         user_state.hidden, user_state.vector = hidden[n].copy(), vectors[n].copy()
 
 
-def _move_popularity(folded: Mapping[UserKey, Folded], popularity: Mapping[int, Popularity]) -> None:
-    for user, outcome in folded.items():
-        popularity[user.partition].extend([(event.item_id, event.timestamp_ms) for event in outcome.fresh])
-
-
-def _encode_list(
-    user: UserKey,
-    events: Sequence[Event],
-    items: list[ranking.RankedItem],
+def _encode_lists(
+    batch: Batch,
+    ranked: Sequence[list[ranking.RankedItem]],
     model_version: str,
     policy: Policy,
     topics: Sequence[str],
     now_ms: int,
-) -> bytes:
-    last = events[-1]
-    return ranking.encode_list(
-        RecommendationList(
-            request_id=f"{topics[last.type]}-{user.partition}-{last.offset}",
-            user_id=user.key.decode(),
-            generated_at=now_ms,
-            event_time=max(event.timestamp_ms for event in events),
-            caused_by=[Cause(topics[event.type], user.partition, event.offset) for event in events],
-            model_version=model_version,
-            variant=policy.variant,
-            degraded=False,
-            items=items,
+) -> list[Publish]:
+    events, bounds = batch.events, batch.bounds
+    types: list[int] = events.types.tolist()
+    topic_of = [topics[event_type] for event_type in types]
+    offsets: list[int] = events.offsets.tolist()
+    times_ms: list[int] = events.times_ms.tolist()
+    lists: list[Publish] = []
+    for n, (user, items) in enumerate(zip(batch.users, ranked, strict=True)):
+        places = range(bounds[n], bounds[n + 1])
+        last = places[-1]
+        value = ranking.encode_list(
+            RecommendationList(
+                request_id=f"{topic_of[last]}-{user.partition}-{offsets[last]}",
+                user_id=user.key.decode(),
+                generated_at=now_ms,
+                event_time=times_ms[last],
+                caused_by=[Cause(topic_of[at], user.partition, offsets[at]) for at in places],
+                model_version=model_version,
+                variant=policy.variant,
+                degraded=False,
+                items=items,
+            )
         )
-    )
+        lists.append(Publish(user, value))
+    return lists
 
 
-def _count(batch: Batch, folded: Mapping[UserKey, Folded], ranked: Sequence[Sequence[ranking.RankedItem]]) -> Counts:
-    outcomes = folded.values()
+def _count(batch: Batch, folded: Sequence[Folded], ranked: Sequence[Sequence[ranking.RankedItem]]) -> Counts:
     return Counts(
         records=batch.records,
-        folded=sum(len(outcome.fresh) for outcome in outcomes),
-        duplicates=sum(outcome.duplicates for outcome in outcomes),
-        late=sum(outcome.late for outcome in outcomes),
+        folded=sum(len(outcome.fresh) for outcome in folded),
+        duplicates=sum(outcome.duplicates for outcome in folded),
+        late=sum(outcome.late for outcome in folded),
         rejected=len(batch.dead_letters),
-        unknown_items=sum(outcome.unknown for outcome in outcomes),
+        unknown_items=sum(outcome.unknown for outcome in folded),
         popularity_lists=sum(bool(items) and items[0].source == "popularity" for items in ranked),
     )

@@ -3,13 +3,13 @@
 import struct
 import zlib
 from array import array
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from operators import limits
+from operators.columns import Columns
 from operators.events import Event
 
 __all__ = ["SCHEMA_VERSION", "SOURCE_SLOTS", "StateError", "UserState", "decode", "encode"]
@@ -87,21 +87,22 @@ class UserState:
         """Event times of the history, oldest first."""
         return self.times_ms.tolist()
 
-    def extend(self, events: Sequence[Event]) -> None:
-        """Add the newest events, oldest first; the oldest ones leave a full history."""
-        if not events:
+    def extend(self, events: Columns, start: int = 0, end: int | None = None) -> None:
+        """Add the events from ``start`` up to ``end``, oldest first; they leave out the oldest of a full history."""
+        end = len(events.item_ids) if end is None else end
+        start = max(start, end - limits.history_events_max)
+        if start == end:
             return
-        events = events[-limits.history_events_max :]
-        excess = len(self.types) + len(events) - limits.history_events_max
+        excess = len(self.types) + end - start - limits.history_events_max
         if excess > 0:
             kept = self.item_ids.split(_SEPARATOR, excess)[excess:]
             self.item_ids = kept[0] if kept else b""
             del self.types[:excess], self.times_ms[:excess], self.fingerprints[:excess]
-        added = "\x00".join([event.item_id for event in events]).encode()
+        added = "\x00".join(events.item_ids[start:end]).encode()
         self.item_ids = self.item_ids + _SEPARATOR + added if self.types else added
-        self.types.extend([event.type for event in events])
-        self.times_ms.extend([event.timestamp_ms for event in events])
-        self.fingerprints.extend([event.fingerprint for event in events])
+        self.types += events.types[start:end].astype(np.uint8).tobytes()
+        self.times_ms.frombytes(events.times_ms[start:end].tobytes())
+        self.fingerprints.frombytes(events.fingerprints[start:end].tobytes())
 
     def insert(self, place: int, event: Event) -> None:
         """Put an event before the one at ``place``; the oldest one leaves a full history."""

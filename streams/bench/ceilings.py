@@ -3,7 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -83,11 +83,9 @@ def encoder_alone(encoder: OnnxEncoder, batches: Sequence[Sequence[Chunk]]) -> R
 
 def _waves(encoder: OnnxEncoder, chunks: Sequence[Chunk]) -> list[NDArray[np.int64]]:
     """Rows of each wave: the t-th event of every user who has one, users by falling number of events."""
-    users: defaultdict[bytes, list[int]] = defaultdict(list)
     decoded = decode_chunks(chunks, limits.timestamp_ms_max)
-    for user, events in decoded.users.items():
-        users[user.key] = [encoder.row_of(event.item_id) for event in events]
-    ordered = sorted(users.values(), key=len, reverse=True)
+    rows_of_all = encoder.rows_of(decoded.events.item_ids)
+    ordered = sorted((rows_of_all[start:end] for start, end in pairwise(decoded.bounds)), key=len, reverse=True)
     return [np.array([rows[wave] for rows in ordered if len(rows) > wave], np.int64) for wave in range(len(ordered[0]))]
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from operators.events import Event
-from operators.fold import Folded, fold
+from operators.columns import Columns
+from operators.fold import Folded, fold_all
 from operators.interest import Encoder
 from operators.process import Effects, process_batch
 from operators.state import UserState
@@ -97,10 +97,13 @@ def stored_an_offset_off(by: int) -> Settler:
     return settle
 
 
-def fold_without_fences(state: UserState, events: Sequence[Event], encoder: Encoder) -> Folded:
-    fences = list(state.fences)
-    folded = fold(state, events, encoder)
-    state.fences = fences
+def fold_without_fences(
+    states: Sequence[UserState], events: Columns, bounds: Sequence[int], encoder: Encoder
+) -> list[Folded]:
+    fences = [list(state.fences) for state in states]
+    folded = fold_all(states, events, bounds, encoder)
+    for state, before in zip(states, fences, strict=True):
+        state.fences = before
     return folded
 
 
@@ -126,7 +129,7 @@ def test_a_wrong_order_or_offset_is_seen(settler: Settler) -> None:
 @pytest.mark.parametrize(
     ("owner", "name", "planted"),
     [
-        ("operators.process", "fold", fold_without_fences),
+        ("operators.process", "fold_all", fold_without_fences),
         ("tests.chaos.worker", "process_batch", no_list_of_duplicates),
         ("streams.states.States", "forget", keep_the_cache),
     ],

@@ -3,12 +3,14 @@
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from operators import events, limits
+from operators import limits
+from operators.columns import decode_columns
 from operators.events import CONTENT_TYPES, Event, Rejected, decode
-from tests.fakes import NOW_MS
+from tests.fakes import NOW_MS, FakeRecord, record
 
 HEADER_NAMES = st.sampled_from(["content-type", "Content-Type", "ce_id", "ce_time", "ce_type", "x"]) | st.text()
 HEADER_VALUES = (
@@ -124,16 +126,28 @@ NEARLY_PLAIN = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=500)
-@given(NEARLY_PLAIN, st.binary(max_size=2))
-def test_the_quick_way_accepts_only_what_the_careful_way_accepts_alike(body: dict[str, Any], tail: bytes) -> None:
-    whole = msgspec.json.encode(body)
-    for value in (whole, whole + tail, whole[:-1] + tail):
-        quick = events._decode_plain(value, b"u", 1, 7, NOW_MS)
-        if quick is not None:
-            assert quick == events._decode_any(value, b"u", [], 1, 7, NOW_MS)
+MUTATED = st.tuples(NEARLY_PLAIN, st.sampled_from([b"", b"", b"", b"}", b"\xff", b"1"]), st.booleans(), st.booleans())
 
 
-def test_a_plain_event_goes_the_quick_way() -> None:
-    body = {"event_id": "cj-1", "user_id": "u", "item_id": "1082185", "timestamp": NOW_MS, "value": 1.29, "context": {}}
-    assert events._decode_plain(msgspec.json.encode(body), b"u", 2, 7, NOW_MS) is not None
+@settings(max_examples=300)
+@given(st.lists(MUTATED, max_size=40), st.booleans())
+def test_a_chunk_is_decoded_as_its_records_one_by_one(drawn: list[Any], packed: bool) -> None:
+    headers = MSGPACK if packed else []
+    records = list[FakeRecord]()
+    for n, (body, tail, keyed, mixed) in enumerate(drawn):
+        value = _encoded(body, packed) + tail
+        key = body["user_id"].encode() if keyed or n % 7 else b"other"
+        records.append(FakeRecord(10 + n, key, value, [("ce_id", b"x")] if mixed and n % 5 == 0 else headers))
+    alone = [decode(record.value, record.key, record.headers, 1, record.offset, NOW_MS) for record in records]
+    columns, rejected = decode_columns(records, 1, NOW_MS)
+    assert [columns.event(n) for n in range(len(columns.keys))] == [one for one in alone if isinstance(one, Event)]
+    assert rejected == [(n, one) for n, one in enumerate(alone) if isinstance(one, Rejected)]
+
+
+@pytest.mark.parametrize("encoding", ["json", "msgpack"])
+def test_plain_events_are_decoded_all_at_once(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = {"event_id": "cj-1", "session_id": "s", "value": 1.29, "context": {"title": 'a "brød"', "n": [1]}}
+    records = [record(n, "u", f"item-{n}", encoding=encoding, **fields) for n in range(100)]
+    monkeypatch.setattr("operators.columns.decode", None)
+    columns, rejected = decode_columns(records, 2, NOW_MS)
+    assert (columns.item_ids, rejected) == ([f"item-{n}" for n in range(100)], [])

@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from operators.columns import Columns
 from operators.events import Event
-from operators.fold import fold
+from operators.fold import Folded, fold, fold_all
 from operators.interest import OUT_OF_VOCABULARY, refresh
 from operators.state import UserState, decode, encode
 from tests.fakes import FakeEncoder, event, full_pass, items
@@ -181,3 +182,37 @@ def test_models_are_never_mixed(drawn: list[Drawn], data: st.DataObject) -> None
         worker.apply(batch, encoder)
         oracle.apply(batch, encoder.version)
         assert_equal(worker, oracle, encoder)
+
+
+def plain(folded: Folded) -> tuple[Any, ...]:
+    """What was folded, its arrays as lists."""
+    job = folded.job
+    steps = None if job is None else [None if array is None else array.tolist() for array in job]
+    return (steps, *folded[1:])
+
+
+@settings(max_examples=200)
+@given(st.lists(ARRIVALS.filter(bool), min_size=1, max_size=5), st.data())
+def test_a_batch_of_users_is_folded_as_its_users_one_by_one(drawn: list[list[Drawn]], data: st.DataObject) -> None:
+    arrived = [stream(of_user, drawn_backwards(data, len(of_user))) for of_user in drawn]
+    rounds = [cut(of_user, data) for of_user in arrived]
+    alone, together = [Worker() for _ in drawn], [Worker() for _ in drawn]
+    for n in range(max(map(len, rounds))):
+        encoder = data.draw(st.sampled_from([FIRST, FIRST, FIRST, SECOND]))
+        present = [user for user, batches in enumerate(rounds) if n < len(batches)]
+        replays = data.draw(st.sampled_from([False, False, True]))
+        batches = [rounds[user][n] + (rounds[user][n - 1] if replays else []) for user in present]
+        events = [sorted(map(as_event, batch), key=lambda e: (e.timestamp_ms, e.type, e.offset)) for batch in batches]
+        bounds = np.cumsum([0, *map(len, events)]).tolist()
+        states = [together[user].state for user in present]
+        columns = Columns.of([one for of_user in events for one in of_user])
+        folded = fold_all(states, columns, bounds, encoder)
+        for user, of_user, state, outcome in zip(present, events, states, folded, strict=True):
+            expected = alone[user].state
+            assert plain(outcome) == plain(fold(expected, of_user, encoder))
+            if outcome.job is not None:
+                hidden, vectors = refresh(encoder, [outcome.job])
+                for each in (expected, state):
+                    each.hidden, each.vector = hidden[0].copy(), vectors[0].copy()
+            alone[user].value, together[user].value = encode(expected), encode(state)
+            assert together[user].value == alone[user].value

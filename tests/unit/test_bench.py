@@ -4,6 +4,7 @@ import os
 import re
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -87,9 +88,9 @@ def test_recorded_batches_are_those_of_the_run() -> None:
         decoded = decode_chunks(batch, NOW_MS)
         published = [listed for listed in lists if listed.generated_at_ms == 1_000 + 10 * number]
         assert decoded.dead_letters == []
-        assert Counter({user.key: len(events) for user, events in decoded.users.items()}) == Counter(
-            {listed.key: len(listed.caused_by) for listed in published}
-        )
+        assert Counter(
+            {user.key: end - start for user, (start, end) in zip(decoded.users, pairwise(decoded.bounds), strict=True)}
+        ) == Counter({listed.key: len(listed.caused_by) for listed in published})
 
 
 class _CountingEncoder(FakeEncoder):

@@ -84,7 +84,7 @@ def test_evaluation_sees_the_state_just_before_the_basket(trained: TrainingResul
         start = int(events.offsets[np.searchsorted(events.offsets, end) - 1])
         assert events.basket_start[end]
         length = end - start
-        job = Job(None, events.rows[start:end].tolist(), [2] * length, events.gaps[start:end].tolist())
+        job = Job(None, events.rows[start:end], np.full(length, 2), events.gaps[start:end])
         assert np.abs(refresh(encoder, [job])[1][0] - vectors[task]).max() < 1e-5
 
 

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from operators.interest import GAP_BUCKETS, Job, gap_bucket, refresh
+from operators.interest import GAP_BUCKETS, NO_GAP_MS, Job, gap_bucket, gap_buckets, refresh
 from tests.fakes import FakeEncoder, full_pass, items
 
 
@@ -28,7 +29,12 @@ from tests.fakes import FakeEncoder, full_pass, items
 )
 def test_gap_buckets(gap_ms: int | None, bucket: int) -> None:
     assert gap_bucket(gap_ms) == bucket
+    assert gap_buckets(np.array([NO_GAP_MS if gap_ms is None else gap_ms])).tolist() == [bucket]
     assert 0 <= bucket < GAP_BUCKETS
+
+
+def job(hidden: NDArray[np.float32] | None, *columns: list[int]) -> Job:
+    return Job(hidden, *(np.array(column, np.int64) for column in columns))
 
 
 def test_no_jobs_no_call() -> None:
@@ -48,7 +54,7 @@ def test_jobs_of_any_length_come_back_in_their_order_with_one_call_a_wave() -> N
         history = [(f"item-{rng.integers(22)}", int(rng.integers(3)), 1_000 * n) for n in range(length)]
         passes.append(history)
         rows = [encoder.row_of(item) for item, _, _ in history]
-        jobs.append(Job(None, rows, [kind for _, kind, _ in history], [0] + [2] * (length - 1)))
+        jobs.append(job(None, rows, [kind for _, kind, _ in history], [0] + [2] * (length - 1)))
     hidden, vectors = refresh(encoder, jobs)
     assert encoder.step_calls == max(lengths)
     for n, history in enumerate(passes):
@@ -59,11 +65,11 @@ def test_jobs_of_any_length_come_back_in_their_order_with_one_call_a_wave() -> N
 
 def test_a_job_goes_on_from_its_hidden_state_and_leaves_it_alone() -> None:
     encoder = FakeEncoder(items(5))
-    first, _ = refresh(encoder, [Job(None, [1, 2], [0, 1], [0, 3])])
+    first, _ = refresh(encoder, [job(None, [1, 2], [0, 1], [0, 3])])
     start = first[0]
     before = start.copy()
     start.flags.writeable = False  # as a decoded state's is
-    went_on, _ = refresh(encoder, [Job(None, [5], [0], [0]), Job(start, [3], [2], [9])])
-    at_once, _ = refresh(encoder, [Job(None, [1, 2, 3], [0, 1, 2], [0, 3, 9])])
+    went_on, _ = refresh(encoder, [job(None, [5], [0], [0]), job(start, [3], [2], [9])])
+    at_once, _ = refresh(encoder, [job(None, [1, 2, 3], [0, 1, 2], [0, 3, 9])])
     np.testing.assert_array_equal(went_on[1], at_once[0])
     np.testing.assert_array_equal(start, before)

@@ -57,11 +57,11 @@ def test_a_list_says_what_caused_it() -> None:
     )
     ann = listed(effects)[b"ann"]
     assert ann["caused_by"] == [
-        {"topic": "view", "partition": 3, "offset": 10},
         {"topic": "purchase", "partition": 3, "offset": 90},
         {"topic": "purchase", "partition": 3, "offset": 91},
+        {"topic": "view", "partition": 3, "offset": 10},
     ]
-    assert (ann["request_id"], ann["user_id"]) == ("purchase-3-91", "ann")
+    assert (ann["request_id"], ann["user_id"]) == ("view-3-10", "ann")
     assert (ann["event_time"], ann["generated_at"]) == (5_000, NOW_MS)
     assert (ann["model_version"], ann["variant"], ann["degraded"]) == ("fake-1", "default", False)
     assert len(ann["items"]) == 10
