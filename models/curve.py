@@ -21,7 +21,8 @@ def draw(log: list[dict[str, Any]], path: Path) -> None:
     """Loss and validation NDCG@10 against the epoch, as an SVG that needs nothing to be looked at."""
     loss = [(entry["epoch"], entry["loss"]) for entry in log]
     ndcg = [(entry["epoch"], entry["validation"]["ndcg"]) for entry in log if "validation" in entry]
-    best = max(ndcg, key=lambda point: point[1])
+    best = max(ndcg, key=lambda point: point[1], default=None)
+    said = f"; best validation NDCG@10 {best[1]:.4f} at epoch {best[0]}" if best else ""
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif"',
         ' font-size="12">',
@@ -29,14 +30,15 @@ def draw(log: list[dict[str, Any]], path: Path) -> None:
         f'<path d="M{MARGIN} {MARGIN / 2}V{HEIGHT - MARGIN}H{WIDTH - MARGIN}V{MARGIN / 2}" fill="none" stroke="#888"/>',
         *_series(loss, loss[-1][0], "#b35900", "loss", left=True),
         *_series(ndcg, loss[-1][0], "#1f5fa8", "validation NDCG@10", left=False),
-        f'<text x="{WIDTH / 2}" y="{HEIGHT - 10}" text-anchor="middle">'
-        f"epoch (of {loss[-1][0]}); best validation NDCG@10 {best[1]:.4f} at epoch {best[0]}</text>",
+        f'<text x="{WIDTH / 2}" y="{HEIGHT - 10}" text-anchor="middle">epoch (of {loss[-1][0]}){said}</text>',
         "</svg>",
     ]
     path.write_text("\n".join(parts) + "\n", encoding="utf-8")
 
 
 def _series(points: list[tuple[int, float]], last_epoch: int, colour: str, name: str, *, left: bool) -> list[str]:
+    if not points:
+        return []
     low, high = min(value for _, value in points), max(value for _, value in points)
     span = (high - low) or 1.0
     bottom, top = HEIGHT - MARGIN, MARGIN / 2

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models.scan import recurrence
 
-__all__ = ["SequenceEncoder"]
+__all__ = ["Dropout", "ItemEncoder", "SequenceEncoder"]
 
 FAST_MEMORY_EVENTS = (1.0, 16.0)
 SLOW_MEMORY_EVENTS = (16.0, 600.0)
@@ -35,6 +35,26 @@ class Dropout(nn.Module):
         drawn = words.random_(-(2**63), None).view(torch.uint8)[: x.numel()].view(x.shape)
         scale = BYTE_VALUES / (BYTE_VALUES - self.dropped_values)
         return x * (drawn >= self.dropped_values).to(x.dtype).mul_(scale)
+
+
+class ItemEncoder(nn.Module):
+    """Events to interest vectors; an item's score is ``vector @ embedding + bias``. What the trainer can train.
+
+    ``model(rows, types, gaps, waves)`` takes packed events (P,) and gives the vector after each of them (P, D).
+    """
+
+    history_events_max: int | None = None
+    """The newest events that a vector can be made of; None: all."""
+
+    def __init__(self, items: int, width: int) -> None:
+        super().__init__()
+        self.items = nn.Embedding(items, width)
+        nn.init.normal_(self.items.weight, std=width**-0.5)
+        self.bias = nn.Parameter(torch.zeros(items))
+
+    def scores(self, vectors: Tensor) -> Tensor:
+        """vectors (B, D) -> scores (B, N)."""
+        return torch.addmm(self.bias, vectors, self.items.weight.T)
 
 
 class LinearRecurrentUnit(nn.Module):
@@ -109,8 +129,8 @@ class Block(nn.Module):
         return self.norm2(z + self.dropout(self.w2(self.dropout(nn.functional.gelu(self.w1(z))))))
 
 
-class SequenceEncoder(nn.Module):
-    """Events to interest vectors; an item's score is ``vector @ embedding + bias``.
+class SequenceEncoder(ItemEncoder):
+    """The encoder that is served: O(1) work and a state of fixed size per event.
 
     The hidden state of a user is (S,) = blocks x (real, imaginary) x channels.
     """
@@ -118,14 +138,11 @@ class SequenceEncoder(nn.Module):
     def __init__(
         self, items: int, types: int, gaps: int, *, width: int, channels: int, blocks: int, dropout: float
     ) -> None:
-        super().__init__()
-        self.items = nn.Embedding(items, width)
+        super().__init__(items, width)
         self.types = nn.Embedding(types, width)
         self.gaps = nn.Embedding(gaps, width)
-        nn.init.normal_(self.items.weight, std=width**-0.5)
         for table in (self.types, self.gaps):
             nn.init.normal_(table.weight, std=0.01)
-        self.bias = nn.Parameter(torch.zeros(items))
         self.norm = nn.LayerNorm(width)
         self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(Block(width, channels, dropout) for _ in range(blocks))

@@ -62,6 +62,8 @@ def export(config: ExportConfig, echo: Callable[[str], None] = print) -> Manifes
         ModelError: the checkpoint is unusable, or the graph differs from the float64 pass by more than ``PARITY_MAX``.
     """
     saved = _load(config.checkpoint)
+    if saved["config"].get("model", "lru") != "lru":
+        raise ModelError(f"{config.checkpoint} holds a {saved['config']['model']}, which has no step to export")
     weights, embeddings, bias = fold(saved["model"])
     config.out_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=config.out_dir.parent, prefix=".export-") as scratch:
@@ -119,10 +121,10 @@ def _command(dataset: str, seed: int) -> str:
 
 def _of_training(dataset: str, log: list[dict[str, Any]]) -> list[Evaluation]:
     """What the exported weights scored when they were chosen; a sample of Complete Journey is left to ``evaluate``."""
-    best = max((entry["validation"] for entry in log if "validation" in entry), key=lambda scores: scores["ndcg"])
-    figures = (round(best[name], 4) for name in ("ndcg", "hit_rate", "recall"))
-    if dataset == COMPLETE_JOURNEY:
+    best = log[-1].get("validation")
+    if dataset == COMPLETE_JOURNEY or best is None:
         return []
+    figures = (round(best[name], 4) for name in ("ndcg", "hit_rate", "recall"))
     return [Evaluation("validation", PROTOCOL_LEAVE_ONE_OUT, "encoder", *figures, baskets=best["baskets"])]
 
 

@@ -14,11 +14,23 @@ from numpy.typing import NDArray
 
 from models.errors import ModelError
 from models.metrics import Scores
-from operators.interest import OUT_OF_VOCABULARY
+from operators.interest import EVENT_TYPES, OUT_OF_VOCABULARY
 
-__all__ = ["HELD_OUT_EVENTS", "Interactions", "LeaveOneOutSplit", "read_histories", "score_users", "target_ranks"]
+__all__ = [
+    "GAP_FED",
+    "HELD_OUT_EVENTS",
+    "TYPE_FED",
+    "Interactions",
+    "LeaveOneOutSplit",
+    "read_histories",
+    "score_users",
+    "target_ranks",
+]
 
 HELD_OUT_EVENTS: Final = 2
+TYPE_FED: Final = EVENT_TYPES.index("purchase")
+"""The files have no event types and no times: an encoder is fed one type and the gap bucket of a first event."""
+GAP_FED: Final = 0
 USER_EVENTS_MIN: Final = HELD_OUT_EVENTS + 1
 CHUNK_USERS: Final = 512
 

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from models.dataset import NextBaskets, Purchases, Sequences, next_baskets, sequences, split_bounds, vocabulary
-from models.encoder import SequenceEncoder
+from models.encoder import ItemEncoder
 from models.metrics import Scores, rank_scores, top_rows
 from models.packing import Packed, pack
-from models.tasks import Batch
+from models.tasks import Batch, Split
 from operators.interest import EVENT_TYPES, OUT_OF_VOCABULARY
 
 __all__ = ["NextBasketTask", "next_basket_task"]
@@ -31,14 +31,15 @@ CHUNK_LISTS: Final = 512
 
 @dataclass(frozen=True, slots=True)
 class NextBasketTask:
-    """``train`` and ``validation`` hold positions in ``events``."""
+    """``train`` and ``held_out`` hold positions in ``events``."""
 
     items: list[str]
     events: Sequences
     train_ends: NDArray[np.int64]
     """(U,) first position of each user after the training period."""
     train: NextBaskets
-    validation: NextBaskets
+    held_out: dict[Split, NextBaskets]
+    """Those of a sample of the households."""
     batch_events: int
     retyped_share: float
     """Purchases shown as a view or a click, since the data set has neither: untrained rows would be noise."""
@@ -69,26 +70,27 @@ class NextBasketTask:
             pair_row=np.concatenate(targets),
         )
 
-    def validate(self, model: SequenceEncoder) -> Scores:
-        """Next-basket scores of the validation sample, over all items."""
+    def score(self, model: ItemEncoder, split: Split) -> Scores:
+        """Next-basket scores of the sample, over all items."""
         model.eval()
+        tasks = self.held_out[split]
         ends, device = self.events.offsets[1:], model.bias.device
         ranked: list[NDArray[np.int64]] = []
         order: list[NDArray[np.int64]] = []
         with torch.no_grad():
-            for group in _groups(self.events, ends, self.validation, CHUNK_EVENTS, None):
-                packed, asked, places = _packed(self.events, ends, self.validation, group)
+            for group in _groups(self.events, ends, tasks, CHUNK_EVENTS, None):
+                packed, asked, places = _packed(self.events, ends, tasks, group)
                 rows = torch.from_numpy(self.events.rows[packed.events]).to(device)
                 gaps = torch.from_numpy(self.events.gaps[packed.events]).to(device)
                 vectors = model(rows, torch.full_like(rows, PURCHASE), gaps, packed.waves)  # (P, D)
                 vectors = vectors[torch.from_numpy(places).to(device)]  # (Q, D)
                 for start in range(0, len(vectors), CHUNK_LISTS):
                     here = vectors[start : start + CHUNK_LISTS]
-                    scores = torch.addmm(model.bias, here, model.items.weight.T).cpu().numpy()
+                    scores = model.scores(here).cpu().numpy()
                     scores[:, OUT_OF_VOCABULARY] = -np.inf
                     ranked.append(top_rows(scores, LIST_ITEMS))
                 order.append(asked)
-        targets: list[NDArray[np.int64]] = [self.validation.targets[j] for j in np.concatenate(order).tolist()]
+        targets: list[NDArray[np.int64]] = [tasks.targets[j] for j in np.concatenate(order).tolist()]
         return rank_scores(np.concatenate(ranked), targets)
 
     def _rows(self, packed: Packed, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -115,19 +117,26 @@ def next_basket_task(
     events = sequences(purchases, items)
     validation_ms, test_ms = split_bounds(purchases.timestamp_ms)
     before = np.r_[0, np.cumsum(events.timestamp_ms < validation_ms)]
-    validation = next_baskets(events, validation_ms, test_ms)
-    users = np.searchsorted(events.offsets, validation.before, side="right") - 1
-    chosen_users = np.random.default_rng(seed).random(len(events.offsets) - 1) < validation_users_share
-    chosen = np.flatnonzero(chosen_users[users])
+    chosen = np.random.default_rng(seed).random(len(events.offsets) - 1) < validation_users_share
+    end_ms = int(purchases.timestamp_ms.max()) + 1
     return NextBasketTask(
         items,
         events,
         train_ends=events.offsets[:-1] + before[events.offsets[1:]] - before[events.offsets[:-1]],
         train=next_baskets(events, 0, validation_ms),
-        validation=NextBaskets(validation.before[chosen], [validation.targets[j] for j in chosen]),
+        held_out={
+            "validation": _of_users(events, next_baskets(events, validation_ms, test_ms), chosen),
+            "test": _of_users(events, next_baskets(events, test_ms, end_ms), chosen),
+        },
         batch_events=batch_events,
         retyped_share=retyped_share,
     )
+
+
+def _of_users(events: Sequences, tasks: NextBaskets, chosen: NDArray[np.bool_]) -> NextBaskets:
+    users = np.searchsorted(events.offsets, tasks.before, side="right") - 1
+    kept = np.flatnonzero(chosen[users])
+    return NextBaskets(tasks.before[kept], [tasks.targets[j] for j in kept])
 
 
 def _groups(

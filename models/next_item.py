@@ -1,7 +1,4 @@
-"""The next item of each user of a leave-one-out file: what the encoder is trained and chosen on there.
-
-The files have no times and no event types: every event is fed as a purchase with the gap bucket of a first event.
-"""
+"""The next item of each user of a leave-one-out file: what the encoder is trained and chosen on there."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 # (torch declares only a part of its types)
@@ -14,17 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.encoder import SequenceEncoder
-from models.leave_one_out import HELD_OUT_EVENTS, Interactions, LeaveOneOutSplit, score_users
+from models.encoder import ItemEncoder
+from models.leave_one_out import GAP_FED, HELD_OUT_EVENTS, TYPE_FED, Interactions, score_users
 from models.metrics import Scores
 from models.packing import pack
-from models.tasks import Batch
-from operators.interest import EVENT_TYPES
+from models.tasks import Batch, Split
 
-__all__ = ["GAP_FED", "TYPE_FED", "NextItemTask", "last_vectors"]
+__all__ = ["NextItemTask"]
 
-TYPE_FED: Final = EVENT_TYPES.index("purchase")
-GAP_FED: Final = 0
 CHUNK_EVENTS: Final = 65_536
 
 
@@ -81,22 +75,23 @@ class NextItemTask:
             pair_row=self.data.rows[packed.events[places] + 1],
         )
 
-    def validate(self, model: SequenceEncoder) -> Scores:
-        """Leave-one-out scores of the validation targets, from whole histories."""
-        vectors = last_vectors(model, self.data, "validation")
+    def score(self, model: ItemEncoder, split: Split) -> Scores:
+        """Leave-one-out scores of every user, from whole histories or as much of them as the model can read."""
+        vectors = _last_vectors(model, self.data, split)
 
-        def score(users: NDArray[np.int64]) -> NDArray[np.float32]:
+        def by_model(users: NDArray[np.int64]) -> NDArray[np.float32]:
             with torch.no_grad():
-                scores: Tensor = torch.addmm(model.bias, vectors[torch.from_numpy(users)], model.items.weight.T)
-            return scores.cpu().numpy()
+                return model.scores(vectors[torch.from_numpy(users)]).cpu().numpy()
 
-        return score_users(self.data, "validation", score)
+        return score_users(self.data, split, by_model)
 
 
-def last_vectors(model: SequenceEncoder, data: Interactions, split: LeaveOneOutSplit) -> Tensor:
-    """The vector of every user just before the target of ``split`` (U, D), from the whole history before it."""
+def _last_vectors(model: ItemEncoder, data: Interactions, split: Split) -> Tensor:
+    """The vector of every user just before the target of ``split`` (U, D)."""
     model.eval()
-    starts, lengths = data.offsets[:-1], data.ends(split) - data.offsets[:-1]
+    lengths = data.ends(split) - data.offsets[:-1]
+    lengths = np.minimum(lengths, model.history_events_max or lengths)
+    starts = data.ends(split) - lengths
     device = model.bias.device
     vectors = torch.empty(len(lengths), model.items.weight.shape[1], device=device)
     order = np.argsort(-lengths, kind="stable")

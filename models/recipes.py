@@ -52,14 +52,23 @@ _RECIPES: Final[dict[Dataset, TrainConfig]] = {
 }
 
 
-def recipe(dataset: Dataset, data: Path | None, **settings: Any) -> tuple[TrainConfig, Callable[[], Task]]:
+def recipe(
+    dataset: Dataset, data: Path | None, *, refit: bool = False, **settings: Any
+) -> tuple[TrainConfig, Callable[[], Task]]:
     """The configuration of a training, with fields of ``TrainConfig`` set otherwise, and what makes its task.
 
+    ``refit`` trains on the validation targets too, and so validates nothing: for a number of epochs known to be good.
+
     Raises:
-        ModelError: a file is needed and not given, or given and not needed.
+        ModelError: a file is needed and not given, or given and not needed, or the data set cannot be refitted.
     """
     config = replace(_RECIPES[dataset], **settings)
     task: dict[str, Any] = {**config.task, "dataset": dataset}
+    if refit:
+        if dataset == COMPLETE_JOURNEY:
+            raise ModelError(f"{dataset} is split by time and cannot be refitted; leave --refit out")
+        task["held_out_events"] = 1
+        config = replace(config, validate_epochs=0)
     config = replace(config, task=task)
     given: dict[str, Any] = {name: value for name, value in task.items() if name != "dataset"}
     if dataset == COMPLETE_JOURNEY:

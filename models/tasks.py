@@ -1,14 +1,16 @@
 """What the trainer learns from: batches of packed events with the items that followed, and a validation score."""
 
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.encoder import SequenceEncoder
+from models.encoder import ItemEncoder
 from models.metrics import Scores
 
-__all__ = ["Batch", "Task"]
+__all__ = ["Batch", "Split", "Task"]
+
+Split = Literal["validation", "test"]
 
 
 class Batch(NamedTuple):
@@ -46,6 +48,6 @@ class Task(Protocol):
         """The batch of one entry of ``plan``."""
         ...
 
-    def validate(self, model: SequenceEncoder) -> Scores:
-        """Scores of the held-out validation targets; leaves no gradient."""
+    def score(self, model: ItemEncoder, split: Split) -> Scores:
+        """Scores of held-out targets; leaves no gradient."""
         ...

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,10 +20,12 @@ from rich.progress import Progress, TimeElapsedColumn
 
 from models.checkpoints import load_checkpoint, save_checkpoint
 from models.curve import append_line, draw
-from models.encoder import SequenceEncoder
+from models.encoder import ItemEncoder, SequenceEncoder
 from models.errors import ModelError
 from models.losses import softmax_cross_entropy
 from models.metrics import Scores
+from models.rivals.gru4rec import Gru4Rec
+from models.rivals.sasrec import SasRec
 from models.tasks import Task
 from operators.interest import EVENT_TYPES, GAP_BUCKETS
 
@@ -43,7 +45,9 @@ class TrainConfig:
     patience_epochs: int = 4
     """Stop after this many epochs without a better validation NDCG@10."""
     validate_epochs: int = 1
-    """Epochs between two validations."""
+    """Epochs between two validations; 0: none, and the weights of the last epoch are kept."""
+    model: Literal["lru", "sasrec", "gru4rec"] = "lru"
+    """The encoder that is served, or a rival of ``models.rivals`` (its width and dropout are taken from here)."""
     learning_rate: float = 3e-3
     warmup_epochs: float = 0.5
     """Epochs in which the learning rate rises; then it stays, until it falls to zero over the last ones."""
@@ -61,6 +65,8 @@ class TrainConfig:
     threads: int = 1
     device: str = "auto"
     """``cpu``, ``cuda``, or ``auto``: CUDA when there is one."""
+    test: bool = False
+    """Score the test targets at the end, with the best weights."""
     checkpoint_s: float = 120.0
     """Longest time that a kill loses."""
     resume: bool = False
@@ -75,15 +81,17 @@ class TrainingResult(NamedTuple):
     curve: Path
     picture: Path
     epochs: int
-    validation: Scores
+    validation: Scores | None
+    test: Scores | None
+    """Of the best weights; None where not asked for."""
 
 
 @dataclass
 class _Run:
     """The state of a training between two batches."""
 
-    model: SequenceEncoder
-    average: SequenceEncoder
+    model: ItemEncoder
+    average: ItemEncoder
     optimizer: torch.optim.Optimizer
     log: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     epoch: int = 0
@@ -128,12 +136,18 @@ def train(config: TrainConfig, task: Task, echo: Callable[[str], None] = print) 
         config.out_dir / CURVE,
         config.out_dir / PICTURE,
         run.epoch,
-        Scores(**best["validation"]),
+        Scores(**best["validation"]) if best else None,
+        _test(config, run, task) if config.test else None,
     )
 
 
-def build(config: TrainConfig, items: int) -> SequenceEncoder:
+def build(config: TrainConfig, items: int) -> ItemEncoder:
     """An untrained encoder with ``items`` rows."""
+    if config.model == "gru4rec":
+        return Gru4Rec(items, width=config.width, dropout=config.dropout)
+    if config.model == "sasrec":
+        events = int(config.task["window_events"])
+        return SasRec(items, width=config.width, blocks=config.blocks, heads=2, events=events, dropout=config.dropout)
     return SequenceEncoder(
         items,
         len(EVENT_TYPES),
@@ -216,29 +230,34 @@ def _finish_epoch(config: TrainConfig, run: _Run, task: Task) -> dict[str, Any]:
         "seconds": round(run.wall_s, 1),
         "cpu_seconds": round(run.cpu_s, 1),
     }
-    if (run.epoch + 1) % config.validate_epochs == 0 or run.epoch + 1 == config.epochs:
-        entry["validation"] = asdict(task.validate(run.average))
+    if config.validate_epochs and ((run.epoch + 1) % config.validate_epochs == 0 or run.epoch + 1 == config.epochs):
+        entry["validation"] = asdict(task.score(run.average, "validation"))
     run.log.append(entry)
     run.epoch, run.step, run.loss_sum, run.wall_s, run.cpu_s = run.epoch + 1, 0, 0.0, 0.0, 0.0
     append_line(config.out_dir / CURVE, entry)
-    if "validation" in entry and _best(run.log) is entry:
+    if _best(run.log) is entry or not config.validate_epochs:
         _save(config, run, task, BEST)
     _save(config, run, task, LAST)
     return entry
 
 
-def _best(log: list[dict[str, Any]]) -> dict[str, Any]:
-    return max((entry for entry in log if "validation" in entry), key=lambda entry: entry["validation"]["ndcg"])
+def _test(config: TrainConfig, run: _Run, task: Task) -> Scores:
+    run.average.load_state_dict(load_checkpoint(config.out_dir / BEST)["model"])
+    return task.score(run.average, "test")
+
+
+def _best(log: list[dict[str, Any]]) -> dict[str, Any] | None:
+    validated = [entry for entry in log if "validation" in entry]
+    return max(validated, key=lambda entry: entry["validation"]["ndcg"], default=None)
 
 
 def _is_stale(config: TrainConfig, log: list[dict[str, Any]]) -> bool:
-    if not any("validation" in entry for entry in log):
-        return False
-    return len(log) - int(_best(log)["epoch"]) >= config.patience_epochs
+    best = _best(log)
+    return best is not None and len(log) - int(best["epoch"]) >= config.patience_epochs
 
 
 def _plain(config: TrainConfig) -> dict[str, Any]:
-    left_out = ("out_dir", "epochs", "resume", "progress", "threads", "device", "checkpoint_s")
+    left_out = ("out_dir", "epochs", "resume", "progress", "threads", "device", "checkpoint_s", "test")
     return {name: value for name, value in asdict(config).items() if name not in left_out}
 
 

@@ -25,6 +25,13 @@ def train(
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     threads: Annotated[int, typer.Option("--threads", min=1)] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Learn from the validation targets too; validate nothing.")
+    ] = False,
+    test: Annotated[bool, typer.Option("--test", help="Score the test targets at the end.")] = False,
+    model: Annotated[
+        Literal["lru", "sasrec", "gru4rec"], typer.Option("--model", help="The encoder, or a rival to compare it with.")
+    ] = "lru",
     as_json: Json = False,
 ) -> None:
     """Train the encoder; by default on Complete Journey. A run that was stopped goes on with --resume."""
@@ -34,14 +41,18 @@ def train(
     chosen = {} if epochs is None else {"epochs": epochs}
     shown = sys.stderr.isatty()
     run = {"out_dir": out_dir, "seed": seed, "threads": threads, "resume": resume, "progress": shown}
-    config, task = recipe(dataset, data, **run, **chosen)
+    config, task = recipe(dataset, data, refit=refit, test=test, model=model, **run, **chosen)
     done = fit(config, task(), echo=_echo)
     if as_json:
         paths = {"checkpoint": str(done.checkpoint), "curve": str(done.curve), "picture": str(done.picture)}
-        out({**paths, "dataset": dataset, "epochs": done.epochs, "validation": asdict(done.validation)})
+        scores = {"validation": done.validation, "test": done.test}
+        figures = {split: asdict(found) for split, found in scores.items() if found}
+        out({**paths, "dataset": dataset, "model": model, "seed": seed, "epochs": done.epochs, **figures})
     else:
         typer.echo(f"{done.checkpoint} after {done.epochs} epochs; `headwater export` makes it a model")
         typer.echo(f"curve: {done.curve}, {done.picture}")
+        if done.test:
+            typer.echo(f"test: NDCG@10 {done.test.ndcg:.4f}  HR@10 {done.test.hit_rate:.4f}")
 
 
 def export(

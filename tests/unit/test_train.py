@@ -13,11 +13,12 @@ from models import train as train_module  # noqa: E402
 from models.checkpoints import load_checkpoint  # noqa: E402
 from models.errors import ModelError  # noqa: E402
 from models.export import ExportConfig, export  # noqa: E402
-from models.leave_one_out import Interactions, score_users  # noqa: E402
-from models.next_item import GAP_FED, TYPE_FED, NextItemTask  # noqa: E402
+from models.leave_one_out import GAP_FED, TYPE_FED, Interactions, score_users  # noqa: E402
+from models.next_item import NextItemTask  # noqa: E402
+from models.packing import pack  # noqa: E402
 from models.recipes import recipe  # noqa: E402
 from models.runtime import OnnxEncoder  # noqa: E402
-from models.train import TrainConfig, TrainingResult, train  # noqa: E402
+from models.train import TrainConfig, TrainingResult, build, train  # noqa: E402
 from operators.interest import Job, refresh  # noqa: E402
 
 
@@ -91,6 +92,44 @@ def test_no_batch_shows_or_asks_for_a_held_out_item() -> None:
         seen += batch.pair_row.tolist()
     first = set(data.offsets[:-1].tolist())
     assert sorted(seen) == sorted(set(range(len(data.rows))) - held_out - first)  # each other event is a target once
+
+
+def test_refitting_learns_from_the_validation_targets_and_keeps_the_last_epoch(tmp_path: Path) -> None:
+    settings, _ = recipe("ml1m", Path("f"), refit=True)
+    assert (settings.validate_epochs, settings.task["held_out_events"]) == (0, 1)
+    data = walkers()
+    named = replace(data, rows=np.arange(len(data.rows)))
+    mine = NextItemTask(named, window_events=10, batch_events=150, positions_share=1.0, held_out_events=1)
+    rng = np.random.default_rng(1)
+    seen = {row for chosen in mine.plan(rng) for row in mine.batch(chosen, rng).pair_row.tolist()}
+    assert set((data.offsets[1:] - 2).tolist()) <= seen
+    assert not set((data.offsets[1:] - 1).tolist()) & seen
+    done = train(config(tmp_path, epochs=2, validate_epochs=0), task(), echo=lambda line: None)
+    assert done.validation is None
+    average = load_checkpoint(tmp_path / "last.pt")["average"]
+    assert all(torch.equal(weights(done.checkpoint)[name], average[name]) for name in average)
+
+
+@pytest.mark.parametrize("model", ["gru4rec", "sasrec"])
+def test_rivals_learn_in_the_same_loop_and_are_not_exported(model: str, tmp_path: Path) -> None:
+    settings = config(tmp_path, model=model, test=True, task={"dataset": "ml1m", "window_events": 10}, epochs=12)
+    done = train(settings, task(), echo=lambda line: None)
+    assert done.test.hit_rate > 0.8
+    with pytest.raises(ModelError, match=f"holds a {model}, which has no step to export"):
+        export(ExportConfig(done.checkpoint, tmp_path / "artefact"))
+
+
+@pytest.mark.parametrize("model", ["gru4rec", "sasrec"])
+def test_rivals_see_neither_the_future_nor_a_neighbour(model: str) -> None:
+    torch.manual_seed(0)
+    rival = build(config(Path(), model=model, task={"window_events": 10}), 31).eval()
+    layout = pack(np.array([0, 9]), np.array([9, 5]))
+    rows = torch.randint(1, 31, (14,))
+    changed = torch.where(torch.from_numpy((layout.sequence == 0) & (layout.step == 4)), rows % 30 + 1, rows)
+    zeros = torch.zeros_like(rows)
+    with torch.no_grad():
+        moved = (rival(rows, zeros, zeros, layout.waves) - rival(changed, zeros, zeros, layout.waves)).abs().amax(dim=1)
+    assert ((moved > 1e-6).numpy() == ((layout.sequence == 0) & (layout.step >= 4))).all()
 
 
 class StopError(Exception):
