@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import GroupAuthorizationFailedError, KafkaError, TopicAuthorizationFailedError
 from faust.exceptions import ConsistencyError
 
 from models.errors import ModelError
@@ -23,10 +23,13 @@ from operators.ranking import Policy
 from streams.agents import add_agent
 from streams.catalog import Catalog, CatalogFollower
 from streams.checkpoint import Checkpoint, Targets
+from streams.clients.acls import require
+from streams.clients.errors import ClientError
 from streams.connection import client_arguments, new_app
 from streams.engine import Engine
 from streams.intake import Intake
 from streams.metrics import Metrics
+from streams.reach import not_allowed, why_unreachable
 from streams.settings import Settings, SettingsError
 from streams.states import States
 from streams.store import StateStore, StoreError
@@ -41,6 +44,7 @@ log = logging.getLogger(__name__)
 
 _START_TIMEOUT_S = 60.0
 _GC_THRESHOLDS = (20_000, 20, 20)
+_NOT_ALLOWED = (TopicAuthorizationFailedError, GroupAuthorizationFailedError)
 
 
 class WorkerError(RuntimeError):
@@ -192,14 +196,12 @@ class Worker:
             await asyncio.wait_for(admin.start(), _START_TIMEOUT_S)
             # All of them: to ask for one that is missing makes brokers create it, with any number of partitions.
             described = await admin.describe_topics()
-        except (KafkaError, OSError, TimeoutError) as error:
-            raise WorkerError(
-                f"no broker at {self.settings.broker.address} ({error}): start one with `headwater broker`,"
-                " or set HEADWATER_BROKER"
-            ) from None
+        except (KafkaError, OSError, TimeoutError):
+            raise WorkerError(why_unreachable(self.settings.broker)) from None
         finally:
             await admin.close()
             client_log.setLevel(level)
+        await asyncio.to_thread(require, self.settings, "worker")
         partitions = {topic["topic"]: len(topic["partitions"]) for topic in described if not topic["error_code"]}
         errors = partition_errors(self.settings, partitions)
         if errors:
@@ -255,13 +257,22 @@ async def _serve_or_exit(settings: Settings) -> None:
     """
     try:
         await _serve(settings)
-    except (WorkerError, ModelError, StoreError, SettingsError) as error:
+    except (WorkerError, ModelError, StoreError, SettingsError, ClientError) as error:
         log.error("%s", error)
+    except _NOT_ALLOWED as error:
+        log.error("%s", not_allowed(settings.broker, error))
     except Exception:
         log.exception("the worker had to stop; nothing of the batch in work was acknowledged")
     else:
         return
     _exit_now(1)
+
+
+def _is_not_explained(record: logging.LogRecord) -> bool:
+    """Keep out what the client and Faust's services log, one after the other, of what ends the worker in one line."""
+    if record.exc_info is not None and isinstance(record.exc_info[1], _NOT_ALLOWED):
+        return False
+    return not (record.name.startswith("aiokafka") and "AuthorizationFailedError" in record.getMessage())
 
 
 def _exit_now(status: int) -> NoReturn:
@@ -272,5 +283,7 @@ def _exit_now(status: int) -> NoReturn:
 
 def run_worker(settings: Settings) -> int:
     """Run one worker until SIGTERM or SIGINT; returns the exit status, or exits with 1 after an error."""
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_is_not_explained)
     asyncio.run(_serve_or_exit(settings))
     return 0

@@ -72,6 +72,7 @@ for _command, _example in _COMMANDS.items():
     app.command(epilog=f"Example: headwater {_example}")(_command)
 topics.command("create", epilog="Example: headwater topics create")(system.topics_create)
 topics.command("list", epilog="Example: headwater topics list --json")(system.topics_list)
+topics.command("acls", epilog="Example: headwater topics acls worker --principal User:headwater")(system.topics_acls)
 _BENCHES = {
     benches.pipeline: "pipeline --broker embedded --rounds 1",
     benches.freshness: "freshness --load 0.5 --rounds 1",
@@ -119,4 +120,6 @@ def _explain(error: Exception) -> tuple[str, int]:
         return f"{usage.format_message().rstrip('.')}; see `{path} --help`", 2
     if isinstance(error, ModuleNotFoundError) and error.name in {"torch", "onnx", "onnxscript"}:
         return f"this command needs {error.name}; pip install 'headwater[train]'", 1
+    if type(error).__name__.endswith("AuthorizationFailedError"):
+        return f"the broker does not allow it: {error}; `headwater topics acls` shows what each role needs", 1
     return f"unexpected {type(error).__name__}: {error}; {_DEBUG}=1 shows where", 1

@@ -1,6 +1,5 @@
 """How the worker reaches Kafka: arguments of its aiokafka clients, and the Faust app on the chunk transport."""
 
-import ssl
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -8,6 +7,7 @@ import faust
 from aiokafka import AIOKafkaProducer
 
 from operators import limits
+from streams.reach import ssl_context
 from streams.settings import BrokerSettings, Settings
 from streams.transport import BatchProducer, ChunkConsumer, ChunkTransport
 
@@ -51,24 +51,15 @@ def client_arguments(broker: BrokerSettings) -> dict[str, Any]:
     return {
         "bootstrap_servers": broker.address,
         "security_protocol": broker.security_protocol,
-        "ssl_context": _ssl_context(broker),
+        "ssl_context": ssl_context(broker),
         "sasl_mechanism": broker.sasl_mechanism if "SASL" in broker.security_protocol else "PLAIN",
         "sasl_plain_username": broker.sasl_username,
         "sasl_plain_password": None if password is None else str(password),
     }
 
 
-def _ssl_context(broker: BrokerSettings) -> ssl.SSLContext | None:
-    if "SSL" not in broker.security_protocol:
-        return None
-    context = ssl.create_default_context(cafile=broker.tls_ca_file)
-    if broker.tls_certificate_file is not None:
-        context.load_cert_chain(broker.tls_certificate_file, broker.tls_key_file)
-    return context
-
-
 def _credentials(broker: BrokerSettings) -> Any:
-    context = _ssl_context(broker)
+    context = ssl_context(broker)
     if "SASL" in broker.security_protocol:
         return faust.SASLCredentials(
             username=broker.sasl_username,

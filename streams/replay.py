@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from operators.events import JSON_HEADERS
+from streams.clients.acls import require
 from streams.clients.delivery import Delivery
 from streams.clients.errors import ClientError, InputError
 from streams.clients.kafka import Cluster, describe_cluster, partition_count, producer
@@ -141,6 +142,7 @@ def replay(
     """
     total = source.total if limit is None else min(limit, source.total)
     start = load_checkpoint(resume, source.digest, period) if resume else 0
+    require(settings, "producer")
     cluster = describe_cluster(settings.broker)
     catalog_items = 0
     with producer(settings.broker, cluster, bulk=speed is None) as client:

@@ -81,6 +81,12 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         consumer._fetch_max_wait_ms = self.fetch_wait_ms
         return consumer
 
+    async def _fetch_records(self, consumer: AIOKafkaConsumer, *args: Any, **kwargs: Any) -> Any:
+        # A group that may no longer be read is told to whoever polls, and Faust polls the fetcher only.
+        if consumer._coordinator is not None:
+            consumer._coordinator.check_errors()
+        return await super()._fetch_records(consumer, *args, **kwargs)
+
     def is_behind(self, tp: TP) -> bool:
         """Whether the last fetch response told of records that were not handed out yet."""
         subscription: Any = self._ensure_consumer()._subscription.subscription

@@ -11,6 +11,7 @@ from infra.broker.embedded import start_embedded
 from infra.broker.errors import BrokerError
 from infra.broker.kafka import Security, start_kafka
 from infra.broker.process import Broker, BrokerKind
+from infra.broker.security import USERS
 
 __all__ = ["DEFAULT_PORT", "Broker", "BrokerError", "BrokerKind", "Security", "serve", "start"]
 
@@ -25,6 +26,7 @@ def start(
     heap: str = "512m",
     data_dir: str | Path | None = None,
     security: Security = "PLAINTEXT",
+    secure: bool = False,
     properties: Mapping[str, str] | None = None,
     log_file: str | Path | None = None,
 ) -> Broker:
@@ -42,10 +44,11 @@ def start(
             heap=heap,
             data_dir=Path(data_dir) if data_dir else None,
             security=security,
+            secure=secure,
             properties=properties,
             log_file=log,
         )
-    if data_dir or properties or controller_port or security != "PLAINTEXT":
+    if data_dir or properties or controller_port or secure or security != "PLAINTEXT":
         raise BrokerError("the embedded broker keeps records in memory and has no options but a port: use --kind kafka")
     return start_embedded(port, log)
 
@@ -56,6 +59,7 @@ def serve(
     port: int = DEFAULT_PORT,
     heap: str = "512m",
     data_dir: str | Path | None = None,
+    secure: bool = False,
     log_file: str | Path | None = None,
     echo: Callable[[str], object] = print,
 ) -> None:
@@ -65,10 +69,14 @@ def serve(
     itself.
     """
     with _stopped_by_signals():
-        broker = start(kind, port=port, heap=heap, data_dir=data_dir, log_file=log_file)
+        broker = start(kind, port=port, heap=heap, data_dir=data_dir, secure=secure, log_file=log_file)
         with broker:
-            echo(f"{kind} broker ready on {broker.address} (pid {broker.pid}); Ctrl-C stops it")
+            echo(f"{kind} broker ready on {broker.address} (pid {broker.pid}){_where(broker, secure)}; Ctrl-C stops it")
             raise BrokerError(f"the {kind} broker ended by itself: {broker.last_words()}")
+
+
+def _where(broker: Broker, secure: bool) -> str:
+    return f"; settings for --config in {broker.data_dir}/clients/ ({', '.join(USERS)})" if secure else ""
 
 
 class _Stop(BaseException):

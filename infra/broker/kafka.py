@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import uuid
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal
@@ -20,6 +20,14 @@ from infra.broker.errors import BrokerError
 from infra.broker.jars import jar_directory, kafka_version
 from infra.broker.probe import answers, claim_port
 from infra.broker.process import Broker, launch, temporary_directory
+from infra.broker.security import (
+    USERS,
+    client_config,
+    is_secured,
+    make_credentials,
+    scram_arguments,
+    secure_properties,
+)
 from infra.broker.supervisor import tail
 
 __all__ = ["Security", "server_properties", "start_kafka"]
@@ -44,6 +52,7 @@ def start_kafka(
     heap: str = "512m",
     data_dir: Path | None = None,
     security: Security = "PLAINTEXT",
+    secure: bool = False,
     properties: Mapping[str, str] | None = None,
     log_file: Path | None = None,
 ) -> Broker:
@@ -51,7 +60,8 @@ def start_kafka(
 
     ``heap``: the JVM's maximum, as ``-Xmx`` takes it. ``data_dir``: kept, and used again with the same cluster
     id by a later start; without one, a temporary directory goes with the broker. ``security``: the protocol of
-    the listener that clients use (its name is ``CLIENT``). ``properties``: server properties over ours.
+    the listener that clients use (its name is ``CLIENT``). ``secure``: TLS, users with passwords and an
+    authorizer, all set up (see :mod:`infra.broker.security`). ``properties``: server properties over ours.
     Raises :class:`BrokerError` when Java, Maven or a port is missing, or the broker does not come up.
     """
     if not re.fullmatch(r"[1-9]\d*[kKmMgG]", heap):
@@ -63,11 +73,14 @@ def start_kafka(
     home = _made(data_dir) if data_dir else temporary_directory()
     scratch = None if data_dir else home
     log_file = (log_file or home / "broker.log").absolute()
-    settings = {**server_properties(port, controller_port, home / "log", security), **(properties or {})}
+    security = "SASL_SSL" if secure else security
     with _locked(home) as lock:
         try:
+            own = {**_credentials(home, java, f"127.0.0.1:{port}", secure=secure), **(properties or {})}
+            settings = {**server_properties(port, controller_port, home / "log", security), **own}
             config = _write_properties(home / "server.properties", settings)
-            _format_once(java, class_path, config, Path(settings["log.dirs"]), log_file)
+            users = scram_arguments(home) if secure else []
+            _format_once(java, class_path, config, Path(settings["log.dirs"]), users, log_file)
         except BaseException:
             if scratch:
                 shutil.rmtree(scratch, ignore_errors=True)
@@ -126,6 +139,18 @@ _JVM_FLAGS: Final = (
 )
 
 
+def _credentials(home: Path, java: str, address: str, *, secure: bool) -> dict[str, str]:
+    """The properties of a secured broker, whose credentials are made where there are none."""
+    if not secure:
+        if is_secured(home):
+            raise BrokerError(f"{home} holds a secured broker: start it with --secure, or choose another directory")
+        return {}
+    make_credentials(home, java)
+    for user in USERS:
+        client_config(home, user, address)
+    return secure_properties(home)
+
+
 def _made(data_dir: Path) -> Path:
     home = data_dir.absolute()
     try:
@@ -148,10 +173,13 @@ def _locked(home: Path) -> Generator[int]:
 
 def _write_properties(path: Path, settings: Mapping[str, str]) -> Path:
     """Java's properties format, readable by the owner only: settings may hold passwords."""
-    lines = [f"{name}={_escape(value)}\n" for name, value in settings.items()]
+    return _write_private(path, [f"{name}={_escape(value)}\n" for name, value in settings.items()])
+
+
+def _write_private(path: Path, lines: Iterable[str]) -> Path:
     path.touch(mode=0o600)
     path.chmod(0o600)
-    path.write_text("".join(lines), "ascii")
+    path.write_text("".join(lines), "utf-8")
     return path
 
 
@@ -164,26 +192,44 @@ def _escape(value: str) -> str:
     return f"\\{escaped}" if escaped.startswith(" ") else escaped
 
 
-def _format_once(java: str, class_path: str, config: Path, log_dir: Path, log_file: Path) -> None:
-    """Give new storage its cluster id; storage that has one keeps it."""
+def _format_once(java: str, class_path: str, config: Path, log_dir: Path, users: Sequence[str], log_file: Path) -> None:
+    """Give new storage its cluster id and ``users``; storage that has one keeps it."""
     if (log_dir / "meta.properties").is_file():
         return
-    command = [java, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", f"-Dlog4j2.configurationFile={_LOGGING}"]
-    command += ["-cp", class_path, "kafka.tools.StorageTool", "format"]
-    command += [f"--config={config}", f"--cluster-id={_new_cluster_id()}"]
-    with log_file.open("ab") as log:
-        try:
-            status = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                timeout=_FORMAT_TIMEOUT_S,
-                check=False,
-            ).returncode
-        except subprocess.TimeoutExpired:
-            status = -1
+    arguments = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", f"-Dlog4j2.configurationFile={_LOGGING}"]
+    arguments += ["-cp", class_path, "kafka.tools.StorageTool", "format"]
+    arguments += [f"--config={config}", f"--cluster-id={_new_cluster_id()}", *users]
+    # In a file: a command line is visible to every user of the machine, and these hold passwords.
+    file = _write_private(config.with_name("format.args"), [f"{_quoted(each)}\n" for each in arguments])
+    try:
+        _format([java, f"@{file}"], log_dir, log_file)
+    finally:
+        file.unlink()
+
+
+def _quoted(argument: str) -> str:
+    """As Java's launcher reads it from an argument file."""
+    escaped = argument.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _format(command: Sequence[str], log_dir: Path, log_file: Path) -> None:
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=_FORMAT_TIMEOUT_S,
+            check=False,
+        )
+        status, said = done.returncode, done.stdout
+    except subprocess.TimeoutExpired:
+        status, said = -1, b""
     if status:
+        # Only then: it prints what passwords are checked against.
+        with log_file.open("ab") as log:
+            log.write(said)
         raise BrokerError(f"could not format storage in {log_dir}; the log ends:{tail(log_file)}")
 
 

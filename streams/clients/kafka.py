@@ -11,12 +11,14 @@ import kafka
 from kafka import errors as kafka_errors
 
 from streams.clients.errors import ClientError
+from streams.reach import ssl_context, why_unreachable
 from streams.settings import BrokerSettings
 
 __all__ = [
     "Admin",
     "Cluster",
     "Consumer",
+    "GroupRefusedError",
     "KafkaError",
     "NoCoordinatorError",
     "Partition",
@@ -34,6 +36,7 @@ __all__ = [
 KafkaError: Final[type[Exception]] = kafka_errors.KafkaError
 NoCoordinatorError: Final[type[Exception]] = kafka_errors.CoordinatorNotAvailableError
 """Apache Kafka's answer about groups before the first group."""
+GroupRefusedError: Final[type[Exception]] = kafka_errors.GroupAuthorizationFailedError
 NODE_ID_EMBEDDED: Final = 111
 """Tansu's only node; its cluster id can be chosen, its node id cannot."""
 
@@ -121,6 +124,10 @@ class Admin(Protocol):
     def create_topics(
         self, new_topics: Mapping[str, Mapping[str, Any]], timeout_ms: int, raise_errors: bool
     ) -> Mapping[str, Any]: ...
+    def create_acls(self, acls: Sequence[Any]) -> Mapping[str, Sequence[Any]]: ...
+    def describe_groups(
+        self, group_ids: Sequence[str], *, include_authorized_operations: bool
+    ) -> Mapping[str, Mapping[str, Any]]: ...
     def list_group_offsets(self, group_specs: str) -> Mapping[str, Mapping[Partition, Any]]: ...
     def close(self) -> None: ...
 
@@ -132,13 +139,15 @@ class Cluster(NamedTuple):
     """The memory-only broker of the demo and the quick tests."""
     partitions: dict[str, int]
     """Topic name -> number of partitions, internal topics left out."""
+    secured: bool = False
+    """It knows who asks, and may keep topics from us."""
 
 
 def connection_options(broker: BrokerSettings) -> dict[str, Any]:
     """Options of every kafka-python client for this broker, TLS and SASL included.
 
     Raises:
-        SettingsError: ``sasl_password_file`` cannot be read.
+        SettingsError: a file of certificates or ``sasl_password_file`` cannot be read.
         ClientError: SASL without a user name or password.
     """
     options: dict[str, Any] = {
@@ -149,11 +158,7 @@ def connection_options(broker: BrokerSettings) -> dict[str, Any]:
         "request_timeout_ms": _REQUEST_TIMEOUT_MS,
     }
     if broker.security_protocol.endswith("SSL"):
-        options |= {
-            "ssl_cafile": broker.tls_ca_file,
-            "ssl_certfile": broker.tls_certificate_file,
-            "ssl_keyfile": broker.tls_key_file,
-        }
+        options["ssl_context"] = ssl_context(broker)
     if broker.security_protocol.startswith("SASL"):
         password = broker.password()
         if not broker.sasl_username or not password:
@@ -237,7 +242,7 @@ def describe_cluster(broker: BrokerSettings) -> Cluster:
         topics = client.describe_topics()
     embedded = len(nodes) == 1 and nodes[0]["broker_id"] == NODE_ID_EMBEDDED
     partitions = {t["name"]: len(t["partitions"]) for t in topics if not t.get("is_internal")}
-    return Cluster(embedded, partitions)
+    return Cluster(embedded, partitions, broker.security_protocol != "PLAINTEXT")
 
 
 def partition_count(cluster: Cluster, topic: str) -> int:
@@ -248,7 +253,8 @@ def partition_count(cluster: Cluster, topic: str) -> int:
     """
     count = cluster.partitions.get(topic)
     if count is None:
-        raise ClientError(f"topic {topic!r} does not exist; run `headwater topics create`")
+        hidden = ", or this user may not see it; allow it with `headwater topics acls` or" if cluster.secured else ";"
+        raise ClientError(f"topic {topic!r} does not exist{hidden} run `headwater topics create`")
     return count
 
 
@@ -260,15 +266,7 @@ def _opened(broker: BrokerSettings, connect: Callable[[], _Client]) -> Generator
     try:
         client = connect()
     except (KafkaError, OSError) as error:
-        secured = broker.security_protocol != "PLAINTEXT"
-        next_step = (
-            f"check that it speaks {broker.security_protocol} and takes these credentials"
-            if secured
-            else "start one with `headwater broker` or set HEADWATER_BROKER"
-        )
-        raise ClientError(
-            f"no Kafka broker answers at {broker.address} ({type(error).__name__}); {next_step}"
-        ) from error
+        raise ClientError(why_unreachable(broker)) from error
     try:
         yield client
     finally:

@@ -7,6 +7,7 @@ import msgspec
 import orjson
 
 from operators.interest import EVENT_TYPES
+from streams.clients.acls import require
 from streams.clients.delivery import Delivery
 from streams.clients.errors import InputError
 from streams.clients.kafka import describe_cluster, partition_count, producer
@@ -53,6 +54,7 @@ def produce(
         ClientError: the broker does not answer, or an event topic is missing.
     """
     topics: dict[str, str] = dict(zip(EVENT_TYPES, settings.topics.events, strict=True))
+    require(settings, "producer")
     cluster = describe_cluster(settings.broker)
     counts = {topic: partition_count(cluster, topic) for topic in topics.values()}
     headers = [("content-type", CONTENT_TYPE[encoding])]

@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 import orjson
 import typer
 
+from streams.acls import Role, grants
 from streams.commands.common import Json, out, settings_of
 
-__all__ = ["broker", "doctor", "topics_create", "topics_list", "worker"]
+__all__ = ["broker", "doctor", "topics_acls", "topics_create", "topics_list", "worker"]
 
 
 def topics_create(ctx: typer.Context, as_json: Json = False) -> None:
@@ -37,6 +38,29 @@ def topics_list(ctx: typer.Context, as_json: Json = False) -> None:
     show(topics_table(topics))
 
 
+def topics_acls(
+    ctx: typer.Context,
+    role: Annotated[Role, typer.Argument(help="worker, producer or reader.")],
+    principal: Annotated[
+        str | None, typer.Option("--principal", help="Such as User:ada; User:ROLE without it.")
+    ] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Set them on the broker.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show, or set, the access rights (ACLs) that a role needs on a broker with an authorizer."""
+    settings = settings_of(ctx)
+    wanted, who = grants(settings, role), principal or f"User:{role}"
+    if apply:
+        from streams.clients.acls import allow
+
+        allow(settings.broker, who, wanted)
+    if as_json:
+        out({"principal": who, "applied": apply, "acls": [grant._asdict() for grant in wanted]})
+        return
+    for grant in wanted:
+        typer.echo(f"{who} {grant.operation} {grant.resource} {grant.name}")
+
+
 def doctor(ctx: typer.Context, as_json: Json = False) -> None:
     """Check broker, topics, partitioner, lag, model, disk; exit status 1 when something fails."""
     from streams.doctor import diagnose
@@ -57,6 +81,9 @@ def broker(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 for a free one.")] = 9092,
     heap: Annotated[str, typer.Option("--heap", help="Java heap of Apache Kafka.")] = "512m",
     data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Keep Apache Kafka's data here.")] = None,
+    secure: Annotated[
+        bool, typer.Option("--secure", help="Apache Kafka with TLS, users with passwords (SCRAM) and ACLs.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run a broker on this machine until Ctrl-C: in memory, or Apache Kafka."""
@@ -69,7 +96,7 @@ def broker(
             typer.echo(line)
         sys.stdout.flush()
 
-    serve(kind, port=port, heap=heap, data_dir=data_dir, echo=echo)
+    serve(kind, port=port, heap=heap, data_dir=data_dir, secure=secure, echo=echo)
 
 
 def worker(ctx: typer.Context, as_json: Json = False) -> None:
@@ -99,3 +126,4 @@ def _log(as_json: bool) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for library in ("faust", "mode", "aiokafka"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    logging.getLogger("kafka").setLevel(logging.ERROR)  # it warns of Faust's group members, whose protocol is Faust's

@@ -1,8 +1,14 @@
 """streams.clients: connections, bounded delivery, produce, reading back, what watch shows."""
 
+import os
+import socket
+import ssl
+import subprocess
+import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +26,8 @@ from streams.clients.produce import Produced, produce
 from streams.clients.reading import end_offsets, last_of_key, read
 from streams.clients.render import ranked_list
 from streams.clients.watch import Watched, summary
-from streams.settings import BrokerSettings, Settings
+from streams.reach import ssl_context, why_unreachable
+from streams.settings import BrokerSettings, Settings, SettingsError
 
 CLUSTER = Cluster(embedded=False, partitions={"view": 8, "click": 8, "purchase": 8})
 
@@ -100,17 +107,65 @@ class Topic:
         return answer
 
 
-def test_tls_and_sasl_reach_every_client() -> None:
+@pytest.fixture
+def authority(tmp_path: Path) -> Path:
+    """A certificate of nobody that signed anything."""
+    file = tmp_path / "ca.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+    ]
+    command += ["/CN=headwater test authority", "-keyout", os.devnull, "-out", str(file)]
+    subprocess.run(command, check=True, capture_output=True)
+    return file
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_a_file_of_certificates_that_cannot_be_used_is_named(tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(SettingsError, match=f"broker.tls_ca_file: cannot use {file}"):
+        ssl_context(BrokerSettings(security_protocol="SSL", tls_ca_file=str(file)))
+
+
+def test_a_silent_address_is_told_from_a_broker_without_tls() -> None:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        tls = BrokerSettings(address=address, security_protocol="SASL_SSL")
+        assert "no Kafka broker answers" in why_unreachable(tls)
+        listening.listen()
+        thread = threading.Thread(target=lambda: listening.accept()[0].sendall(b"this is no TLS"))
+        thread.start()
+        assert "does not speak TLS" in why_unreachable(tls)
+        thread.join()
+        login = BrokerSettings(address=address, security_protocol="SASL_PLAINTEXT", sasl_username="ada")
+        assert "refuses the login of 'ada'" in why_unreachable(login)
+
+
+def test_tls_and_sasl_reach_every_client(authority: Path) -> None:
     broker = BrokerSettings(
         address="a:1, b:2",
         security_protocol="SASL_SSL",
-        tls_ca_file="ca.pem",
+        tls_ca_file=str(authority),
         sasl_username="user",
         sasl_password="secret",  # noqa: S106 - a password of no broker
     )
     options = connection_options(broker)
     assert options["bootstrap_servers"] == ["a:1", "b:2"]
-    assert options["ssl_cafile"] == "ca.pem"
+    context = options["ssl_context"]
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+    assert context.get_ca_certs()[0]["subject"] == ((("commonName", "headwater test authority"),),)
     assert options["sasl_mechanism"] == "SCRAM-SHA-512"
     assert (options["sasl_plain_username"], options["sasl_plain_password"]) == ("user", "secret")
 

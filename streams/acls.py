@@ -1,0 +1,43 @@
+"""The access rights that each role needs, and nothing beyond them: worker, producer, catalog, reader."""
+
+from typing import Final, Literal, NamedTuple
+
+from streams.settings import Settings
+from streams.topics import changelog_topic
+
+__all__ = ["ROLES", "Grant", "Role", "grants"]
+
+Role = Literal["worker", "producer", "catalog", "reader"]
+ROLES: Final[tuple[Role, ...]] = ("worker", "producer", "catalog", "reader")
+
+
+class Grant(NamedTuple):
+    """One operation on one resource; ``read`` and ``write`` imply the right to describe it."""
+
+    operation: Literal["read", "write"]
+    resource: Literal["topic", "group"]
+    name: str
+
+
+def grants(settings: Settings, role: Role) -> list[Grant]:
+    """What a principal of ``role`` must be allowed.
+
+    A worker reads events and catalogue, keeps its state in the changelog, publishes and commits; ``headwater
+    doctor`` needs the same. A producer writes events, a catalog writer items. A reader is ``watch`` (lists, and
+    titles from the catalogue) and ``inspect`` (lists and changelog). Topics are created by a user who may do that.
+    """
+    topics, group = settings.topics, settings.worker.app_id
+    changelog = changelog_topic(group)
+    if role == "producer":
+        return [Grant("write", "topic", name) for name in topics.events]
+    if role == "catalog":
+        return [Grant("write", "topic", topics.catalog)]
+    if role == "reader":
+        return [Grant("read", "topic", name) for name in (topics.recommendations, topics.catalog, changelog)]
+    read = (*topics.events, topics.catalog, changelog)
+    written = (topics.recommendations, topics.dead_letter, changelog)
+    return [
+        *(Grant("read", "topic", name) for name in read),
+        *(Grant("write", "topic", name) for name in written),
+        Grant("read", "group", group),
+    ]
