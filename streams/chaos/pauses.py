@@ -3,6 +3,7 @@
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from streams.chaos.schedule import Fault
@@ -28,20 +29,17 @@ class Answer(NamedTuple):
 
 
 def longest_gaps_s(answers: Mapping[int, Sequence[Answer]], occurrences: Sequence[Occurrence]) -> list[list[float]]:
-    """Of every fault and partition, the longest time without a list that touches the fault, in seconds.
+    """Of every fault and partition, the longest time without a list, in seconds.
 
-    A fault reaches from its beginning to the beginning of the next one.
+    A time without a list is laid to every fault that began in it; where none did, to the last one before it.
 
     Args:
         answers: by partition, in order of their times.
         occurrences: in order.
     """
-    end_ms = max((of_partition[-1].time_ms for of_partition in answers.values()), default=0)
     begins = [occurrence.began_ms for occurrence in occurrences]
-    gaps: list[list[float]] = []
-    for began_ms, next_ms in zip(begins, [*begins[1:], end_ms], strict=True):
-        gaps.append([_longest_s([a.time_ms for a in each], began_ms, next_ms) for each in answers.values()])
-    return gaps
+    by_partition = [_longest_ms([answer.time_ms for answer in each], begins) for each in answers.values()]
+    return [[of_partition[n] / 1000 for of_partition in by_partition] for n in range(len(begins))]
 
 
 def resumed_s(answers: Mapping[int, Sequence[Answer]], occurrence: Occurrence, until_ms: float) -> float | None:
@@ -64,11 +62,11 @@ def percentile(values: Sequence[float], share: float) -> float | None:
     return ordered[max(math.ceil(share * len(ordered)) - 1, 0)] if ordered else None
 
 
-def _longest_s(times_ms: Sequence[int], began_ms: int, end_ms: int) -> float:
-    first = max(bisect_right(times_ms, began_ms) - 1, 0)
-    longest = 0
-    for before, after in zip(times_ms[first:], times_ms[first + 1 :], strict=False):
-        if before > end_ms:
-            break
-        longest = max(longest, after - before)
-    return longest / 1000
+def _longest_ms(times_ms: Sequence[int], begins_ms: Sequence[int]) -> list[int]:
+    longest_ms = [0] * len(begins_ms)
+    for before_ms, after_ms in pairwise(times_ms):
+        end = bisect_right(begins_ms, after_ms)
+        start = min(bisect_right(begins_ms, before_ms), max(end - 1, 0))
+        for n in range(start, end):
+            longest_ms[n] = max(longest_ms[n], after_ms - before_ms)
+    return longest_ms

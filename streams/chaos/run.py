@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -41,6 +42,8 @@ class ChaosOptions(NamedTuple):
     session_timeout_s: float = 6.0
     given_broker: BrokerSettings | None = None
     """None for an Apache Kafka of the run's own."""
+    home: Path | None = None
+    """An empty directory for logs and data, which stays; None for a temporary one."""
 
 
 def planned(options: ChaosOptions) -> list[Fault]:
@@ -77,6 +80,7 @@ def run(options: ChaosOptions, echo: Echo) -> Report:
         options.given_broker,
         workers=options.workers,
         networks=any(fault.kind.startswith("network") for fault in faults),
+        home=options.home,
         echo=echo,
         session_timeout_s=options.session_timeout_s,
         batch_events_max=100,

@@ -46,10 +46,10 @@ def scratch_settings(broker: BrokerSettings, home: Path, *, partitions: int = 4,
 
 
 def create_timed_topics(settings: Settings) -> None:
-    """Create the topics; lists and states bear the broker's time, whoever sent them, and none is compacted away.
+    """Create the topics; every record bears the broker's time, whoever sent it, and none is compacted away.
 
     Raises:
         ClientError: the broker does not answer or refuses a topic.
     """
-    timed = (settings.topics.recommendations, changelog_topic(settings.worker.app_id))
+    timed = (*settings.topics.events, settings.topics.recommendations, changelog_topic(settings.worker.app_id))
     topics.create_topics(settings, dict.fromkeys(timed, _TIMED))

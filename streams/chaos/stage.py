@@ -110,7 +110,13 @@ class OwnBroker:
 
 @contextmanager
 def staged(
-    given: BrokerSettings | None, *, workers: int, networks: bool, echo: Callable[[str], object], **worker: Any
+    given: BrokerSettings | None,
+    *,
+    workers: int,
+    networks: bool,
+    home: Path | None,
+    echo: Callable[[str], object],
+    **worker: Any,
 ) -> Generator[Stage]:
     """A broker, topics and ready workers; everything goes on leaving.
 
@@ -118,6 +124,7 @@ def staged(
         given: the broker to use, None for one of the run's own.
         workers: how many.
         networks: a namespace for each worker; only with a broker of our own.
+        home: an empty directory for logs and data, which stays; None for a temporary one.
         echo: gets a line of progress before every step.
         worker: fields of the workers' settings.
 
@@ -125,7 +132,7 @@ def staged(
         BrokerError, ClientError: something did not start.
     """
     with ExitStack() as stack:
-        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headwater-chaos-")))
+        home = home or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headwater-chaos-")))
         ways = stack.enter_context(links(workers)) if networks else []
         own = None if given is not None else OwnBroker(home, ways)
         if own is not None:

@@ -43,6 +43,8 @@ NODE_ID_EMBEDDED: Final = 111
 _CONNECT_TIMEOUT_MS: Final = 8_000
 _REQUEST_TIMEOUT_MS: Final = 15_000
 _DELIVERY_TIMEOUT_S: Final = 30.0
+_RECONNECT_MS_MAX: Final = 1_000
+"""The library's own 30 s would leave a client idle long after its broker has come back."""
 _LINGER_MS: Final = 5
 _BULK_LINGER_MS: Final = 100
 _BATCH_BYTES: Final = 64 * 1024
@@ -156,6 +158,7 @@ def connection_options(broker: BrokerSettings) -> dict[str, Any]:
         "client_id": "headwater",
         "bootstrap_timeout_ms": _CONNECT_TIMEOUT_MS,
         "request_timeout_ms": _REQUEST_TIMEOUT_MS,
+        "reconnect_backoff_max_ms": _RECONNECT_MS_MAX,
     }
     if broker.security_protocol.endswith("SSL"):
         options["ssl_context"] = ssl_context(broker)

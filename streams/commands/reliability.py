@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -31,6 +32,9 @@ def chaos(
     session_timeout_s: Annotated[
         float, typer.Option("--session-timeout", min=1, help="Seconds until a silent worker is given up.")
     ] = 6.0,
+    keep: Annotated[
+        Path | None, typer.Option("--keep", help="An empty directory for logs, states and the broker's data.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the schedule and do nothing.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -53,6 +57,7 @@ def chaos(
         users=users,
         events_per_s=rate,
         session_timeout_s=session_timeout_s,
+        home=_empty(keep),
         given_broker=settings_of(ctx).broker if "HEADWATER_BROKER" in os.environ else None,
     )
     if dry_run:
@@ -70,3 +75,17 @@ def chaos(
     for problem in report.problems:
         print(f"seed {seed}: {problem}", file=sys.stderr)
     raise typer.Exit(0 if report.ok else 1)
+
+
+def _empty(directory: Path | None) -> Path | None:
+    if directory is None:
+        return None
+    from streams.clients.errors import InputError
+
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if any(directory.iterdir()):
+            raise InputError(f"--keep {directory} is not empty: choose a new directory")
+    except OSError as error:
+        raise InputError(f"--keep {directory}: {error.strerror}") from None
+    return directory.absolute()

@@ -93,10 +93,10 @@ def _occurrence(began_ms: int, undone_ms: int) -> Occurrence:
     return Occurrence(Fault("kill", 0, 0, 0, wiped=False), began_ms, undone_ms)
 
 
-def test_the_longest_gap_that_touches_a_fault_is_its_pause() -> None:
-    answers = {0: _answers(0, 100, 2_100, 2_200, 5_200), 1: _answers(50, 150, 250, 5_000)}
-    gaps = longest_gaps_s(answers, [_occurrence(120, 130), _occurrence(2_150, 2_160)])
-    assert gaps == [[2.0, 4.75], [3.0, 4.75]]
+def test_a_pause_is_laid_to_the_faults_in_it_or_to_the_last_one_before() -> None:
+    answers = {0: _answers(0, 90, 100, 2_100, 2_200, 5_200), 1: _answers(0, 4_900, 5_000)}
+    gaps = longest_gaps_s(answers, [_occurrence(95, 96), _occurrence(2_150, 2_160)])
+    assert gaps == [[2.0, 4.9], [3.0, 4.9]]
 
 
 def test_flow_is_back_when_every_partition_has_answered_what_came_after_the_fault() -> None:
