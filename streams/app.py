@@ -1,6 +1,7 @@
 """The worker: one Faust app, its table, its agent and its engine, started and stopped in order."""
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -43,6 +44,7 @@ __all__ = ["Worker", "WorkerError", "run_worker"]
 log = logging.getLogger(__name__)
 
 _START_TIMEOUT_S = 60.0
+_LEAVE_TIMEOUT_S = 3.0
 _GC_THRESHOLDS = (20_000, 20, 20)
 _NOT_ALLOWED = (TopicAuthorizationFailedError, GroupAuthorizationFailedError)
 
@@ -61,6 +63,7 @@ class Worker:
         self._crash: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._write_thread = ThreadPoolExecutor(1, "headwater-store")
         self._tasks: list[asyncio.Task[Any]] = []
+        self._is_joining = False
 
     async def start(self) -> None:
         """Check topics and model, then start in order: store, catalogue, engine, Faust.
@@ -101,6 +104,7 @@ class Worker:
             ) from None
         _tune_collector()
         self.engine.start()
+        self._is_joining = True
         await self._until_ended(asyncio.ensure_future(self.app.start()))
         housekeeping = asyncio.create_task(self._housekeeping(), name="headwater-housekeeping")
         housekeeping.add_done_callback(self._on_task_end)
@@ -163,6 +167,12 @@ class Worker:
             end.result()
         if self.app.crashed:
             raise _explained(self.app.crash_reason, self.store)
+
+    async def leave(self) -> None:
+        """Leave the group if it was joined, and finish nothing: for a worker that is stopped while it starts."""
+        if self._is_joining:
+            with contextlib.suppress(Exception):  # the session runs out in any case
+                await asyncio.wait_for(self.app.chunk_consumer.leave_group(), _LEAVE_TIMEOUT_S)
 
     async def stop(self) -> None:
         """Finish what is in work, commit, leave the group, close everything."""
@@ -243,6 +253,7 @@ async def _serve(settings: Settings) -> None:
     await asyncio.wait([starting, stopped_early], return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
         log.info("stopped while starting")
+        await worker.leave()
         _exit_now(0)
     starting.result()
     await worker.wait()

@@ -87,6 +87,12 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
             consumer._coordinator.check_errors()
         return await super()._fetch_records(consumer, *args, **kwargs)
 
+    async def leave_group(self) -> None:
+        """Tell the group at once that this member goes; Faust does only at the end of an orderly stop."""
+        coordinator: Any = None if self._consumer is None else self._consumer._coordinator
+        if coordinator is not None:
+            await self.call_thread(coordinator._maybe_leave_group)
+
     def is_behind(self, tp: TP) -> bool:
         """Whether the last fetch response told of records that were not handed out yet."""
         subscription: Any = self._ensure_consumer()._subscription.subscription
@@ -142,6 +148,10 @@ class ChunkConsumer(driver.Consumer):
     def on_revoke_drain(self, drain: Drain) -> None:
         """Ask ``drain`` before partitions go and before the consumer stops."""
         self._drain = drain
+
+    async def leave_group(self) -> None:
+        """Give the partitions back without finishing anything: nobody has to wait for the session to run out."""
+        await self._thread.leave_group()
 
     # -- records in: Consumer.getmany yields one message per record
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
