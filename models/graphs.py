@@ -6,7 +6,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["IR_VERSION", "OPSET", "rank_graph", "step_graph"]
+__all__ = ["IR_VERSION", "OPSET", "matmul_graph", "rank_graph", "step_graph"]
 
 OPSET: Final = 20
 IR_VERSION: Final = 10
@@ -121,4 +121,16 @@ def rank_graph(width: int) -> bytes:
             "k": (kinds.INT64, [1]),
         },
         {"scores": (kinds.FLOAT, ["batch", "list"]), "rows": (kinds.INT64, ["batch", "list"])},
+    )
+
+
+def matmul_graph() -> bytes:
+    """a (M, K), b (K, N) -> c (M, N): what a processor does at most."""
+    graph = _Graph()
+    kinds: Any = importlib.import_module("onnx").TensorProto
+    graph.op("MatMul", "a", "b", to="c")
+    return graph.model(
+        "matmul",
+        {"a": (kinds.FLOAT, ["rows", "inner"]), "b": (kinds.FLOAT, ["inner", "columns"])},
+        {"c": (kinds.FLOAT, ["rows", "columns"])},
     )

@@ -23,9 +23,10 @@ from models.manifest import (
     Manifest,
     load_manifest,
 )
+from models.ranker import Ranker, run_bound
 from operators.interest import OUT_OF_VOCABULARY
 
-__all__ = ["DEFAULT_ARTEFACT", "OnnxEncoder", "Providers"]
+__all__ = ["DEFAULT_ARTEFACT", "OnnxEncoder", "Providers", "open_session"]
 
 DEFAULT_ARTEFACT: Final = Path(__file__).parent / "artefact"
 """The model that is part of the package: Complete Journey, 13,343 products."""
@@ -52,8 +53,8 @@ class OnnxEncoder:
         self._bias_changed = False
         self._ort: Any = importlib.import_module("onnxruntime")
         wanted = _wanted_providers(self._ort, providers)
-        self._step = _session(self._ort, artefact / STEP_FILE, wanted, threads)
-        self._rank = _session(self._ort, artefact / RANK_FILE, wanted, threads)
+        self._step = open_session(self._ort, artefact / STEP_FILE, wanted, threads)
+        rank = open_session(self._ort, artefact / RANK_FILE, wanted, threads)
         _check_shapes(self._step, self.manifest, artefact / STEP_FILE)
         self.provider: Final[str] = self._step.get_providers()[0]
         """The execution provider that the sessions really got."""
@@ -61,7 +62,7 @@ class OnnxEncoder:
             raise ModelError("CUDA was asked for but ONNX Runtime could not start it; see `headwater doctor`")
         self._device = "cuda" if self.provider == "CUDAExecutionProvider" else "cpu"
         self._embeddings_value = self._resident(self._embeddings)
-        self._bias_value = self._resident(self._bias)
+        self._ranker = Ranker(self._ort, rank, self._embeddings, self._bias, self._device)
 
     @property
     def version(self) -> str:
@@ -98,19 +99,16 @@ class OnnxEncoder:
         gaps: NDArray[np.int64],
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         inputs = {"hidden": hidden, "item_rows": rows, "event_types": types, "gaps": gaps}
-        hidden_out, vectors = self._run(
+        hidden_out, vectors = run_bound(
             self._step, inputs, {"item_embeddings": self._embeddings_value}, ("hidden_out", "vector")
         )
         return hidden_out, vectors
 
     def top_k(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         if self._bias_changed:
-            self._bias_value.update_inplace(self._bias)
+            self._ranker.set_bias(self._bias)
             self._bias_changed = False
-        inputs = {"vector": vectors, "k": np.array([min(k, len(self._items))], np.int64)}
-        held = {"item_embeddings": self._embeddings_value, "item_bias": self._bias_value}
-        scores, rows = self._run(self._rank, inputs, held, ("scores", "rows"))
-        return scores, rows
+        return self._ranker.top_k(vectors, k)
 
     def embeddings(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return self._embeddings[rows]
@@ -123,20 +121,6 @@ class OnnxEncoder:
 
     def _resident(self, array: NDArray[np.float32]) -> Any:
         return self._ort.OrtValue.ortvalue_from_numpy(array.copy(), self._device, 0)
-
-    def _run(
-        self, session: Any, inputs: dict[str, NDArray[Any]], held: dict[str, Any], outputs: tuple[str, ...]
-    ) -> list[NDArray[Any]]:
-        """One call; ``held`` tensors stay on the device, the others travel there and back."""
-        binding = session.io_binding()
-        for name, array in inputs.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(array))
-        for name, value in held.items():
-            binding.bind_ortvalue_input(name, value)
-        for name in outputs:
-            binding.bind_output(name, "cpu")
-        session.run_with_iobinding(binding)
-        return binding.copy_outputs_to_cpu()
 
 
 def _wanted_providers(ort: Any, providers: Providers) -> list[str]:
@@ -160,15 +144,25 @@ def _has_driver() -> bool:
     return True
 
 
-def _session(ort: Any, path: Path, providers: list[str], threads: int) -> Any:
+def open_session(ort: Any, model: Path | bytes, providers: list[str], threads: int) -> Any:
+    """A session with the settings that the worker runs models with.
+
+    Args:
+        ort: the module ``onnxruntime``.
+        model: a file or a serialized graph.
+
+    Raises:
+        ModelError: ONNX Runtime refuses it.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores are shared with Kafka's loop
     try:
-        return ort.InferenceSession(str(path), options, providers=providers)
+        return ort.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=providers)
     except Exception as error:
-        raise ModelError(f"ONNX Runtime cannot load {path} ({error}); export the model again") from error
+        what = "a graph" if isinstance(model, bytes) else model
+        raise ModelError(f"ONNX Runtime cannot load {what} ({error}); export the model again") from error
 
 
 def _vocabulary(artefact: Path, manifest: Manifest) -> list[str]:

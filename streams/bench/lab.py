@@ -34,6 +34,7 @@ __all__ = [
     "StoredRecord",
     "backlog_of",
     "batches_of",
+    "fill_topics",
     "laboratory",
     "python",
     "read_purchases",
@@ -221,6 +222,13 @@ class Lab:
             yield admin
         finally:
             await admin.close()
+
+
+async def fill_topics(lab: Lab, backlog: Backlog) -> None:
+    """Create the event topics of a backlog and put it there."""
+    partitions = len(backlog.records)
+    await lab.create([TopicSpec(topic, partitions, {"cleanup.policy": "delete"}) for topic in backlog.topics])
+    await lab.fill(backlog.topics[PURCHASE], backlog.records)
 
 
 class Process:

@@ -119,6 +119,8 @@ class Generator:
                 "on_delivery": self._note_error,
             }
         )
+        self._next = self._ends()
+        """Offset of the next event by partition: nobody else writes to the topic."""
         self._receiver = _Receiver(self._consumer(), config)
         self._receiver.start()
 
@@ -144,7 +146,7 @@ class Generator:
             RuntimeError: the broker did not take an event.
         """
         due = arrivals_ns(int(step.events_per_s * (step.warm_up_s + step.seconds)), step.events_per_s, step.seed)
-        bases = self._ends()
+        bases = list(self._next)
         self._receiver.take()
         began_ns = time.time_ns() + _LEAD_NS
         answers = Answers.none_yet(due + began_ns)
@@ -152,6 +154,7 @@ class Generator:
         ended_ns = time.time_ns()
         if self._producer.flush(60) or self._errors:
             raise RuntimeError(f"the broker did not take every event: {(self._errors or ['timed out'])[0]}")
+        self._next = [base + len(sent) for base, sent in zip(bases, places, strict=True)]
         missing = self._collect(answers, places, bases, step.drain_s)
         self._read_appended(answers, places, bases)
         counted_from_ns = began_ns + int(step.warm_up_s * 1e9)

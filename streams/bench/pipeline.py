@@ -20,10 +20,9 @@ from streams.bench.ceilings import (
     recorded_batches,
     state_per_s,
 )
-from streams.bench.lab import PURCHASE, Backlog, BenchError, Lab, backlog_of, laboratory, read_purchases
+from streams.bench.lab import Backlog, BenchError, Lab, backlog_of, fill_topics, laboratory, read_purchases
 from streams.bench.runs import Measured, run_headwater, run_naive
 from streams.bench.summary import machine, show, summarize, versions
-from streams.topics import TopicSpec
 
 __all__ = ["PipelineOptions", "run", "show"]
 
@@ -62,18 +61,12 @@ def run(options: PipelineOptions, echo: Echo) -> dict[str, Any]:
     with laboratory(options.broker) as lab:
         echo(f"{options.broker} broker on {lab.address}; filling the topics")
         for each in (backlog, naive_backlog):
-            asyncio.run(_fill(lab, each))
+            asyncio.run(fill_topics(lab, each))
         rounds = [
             _Round(lab, encoder, backlog, naive_backlog, options, number, echo).figures()
             for number in range(1, options.rounds + 1)
         ]
     return _result(options, encoder, rounds)
-
-
-async def _fill(lab: Lab, backlog: Backlog) -> None:
-    partitions = len(backlog.records)
-    await lab.create([TopicSpec(topic, partitions, {"cleanup.policy": "delete"}) for topic in backlog.topics])
-    await lab.fill(backlog.topics[PURCHASE], backlog.records)
 
 
 class _Round:
@@ -105,7 +98,8 @@ class _Round:
         size = "default batches" if batch_events_max is None else f"batches of {batch_events_max}"
         self._say(f"worker, {self._backlog.events} events, {size}")
         name = f"bench-{prefix.replace('_', '-')}{self._number}"
-        measured = asyncio.run(run_headwater(self._lab, self._backlog, name, batch_events_max=batch_events_max))
+        settings = {} if batch_events_max is None else {"WORKER_BATCH_EVENTS_MAX": str(batch_events_max)}
+        measured = asyncio.run(run_headwater(self._lab, self._backlog, name, settings=settings))
         self._say(f"  {measured.stretch.events_per_s:,.0f} events/s; ceilings of the same batches")
         batches = recorded_batches(measured.lists, self._backlog)
         encoded = encoder_alone(self._encoder, batches)

@@ -102,11 +102,12 @@ def stretch_of(lists: Sequence[Listed]) -> Stretch:
     return Stretch(events, len(counted), (ended_ms - began_ms) / 1000)
 
 
-async def run_headwater(lab: Lab, backlog: Backlog, name: str, *, batch_events_max: int | None = None) -> Measured:
-    """A worker with its default settings, or with smaller batches."""
-    settings = {} if batch_events_max is None else {"WORKER_BATCH_EVENTS_MAX": str(batch_events_max)}
+async def run_headwater(
+    lab: Lab, backlog: Backlog, name: str, *, settings: Mapping[str, str] | None = None, code: str = _WORKER
+) -> Measured:
+    """A worker with its default settings but for ``settings``, from an empty state to the end of the backlog."""
     topics = await create_topics(lab, name, backlog.topics, len(backlog.records))
-    with serving(lab, name, topics, settings) as worker:
+    with serving(lab, name, topics, settings or {}, code=code) as worker:
         await lab.wait_for_group(name, backlog, worker.process)
         stages = stage_seconds(await asyncio.to_thread(worker.metrics))
     return await read_back(lab, backlog, topics.recommendations, stages)

@@ -16,7 +16,16 @@ from infra.broker.jars import kafka_version
 
 __all__ = ["machine", "setting", "show", "spread_of", "summarize", "versions", "with_ratios"]
 
-_PACKAGES: Final = ("headwater", "faust-streaming", "aiokafka", "rocksdict", "numpy", "onnxruntime", "onnxruntime-gpu")
+_PACKAGES: Final = (
+    "headwater",
+    "faust-streaming",
+    "aiokafka",
+    "rocksdict",
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "faiss-cpu",
+)
 _WIDTH: Final = 120
 _ROWS: Final = (
     ("headwater, backlog", "events_per_s", "lists_per_s", "events_per_list"),

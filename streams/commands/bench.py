@@ -8,7 +8,7 @@ import typer
 
 from streams.commands.common import Json, out
 
-__all__ = ["freshness", "pipeline"]
+__all__ = ["encoder", "freshness", "pipeline", "ranking", "state"]
 
 BrokerKind = Literal["embedded", "kafka"]
 
@@ -50,6 +50,50 @@ def freshness(
     if load:
         options = replace(options, loads=tuple(load))
     result = run(options, echo=_progress)
+    out(result) if as_json else show(result)
+
+
+def encoder(
+    device: Annotated[Literal["cpu", "cuda"], typer.Option("--device", help="cuda needs 'headwater[cuda]'.")] = "cpu",
+    batch: Annotated[
+        list[int] | None, typer.Option("--batch", help="Users in a call, several times for several; 1 to 1024 without.")
+    ] = None,
+    rounds: Rounds = 5,
+    as_json: Json = False,
+) -> None:
+    """Microseconds of one encoder step and one ranking by batch size, beside the arithmetic limit of the device."""
+    from streams.bench.encoder import EncoderOptions, run, show
+
+    options = EncoderOptions(device=device, rounds=rounds)
+    result = run(replace(options, batches=tuple(batch)) if batch else options, echo=_progress)
+    out(result) if as_json else show(result)
+
+
+def ranking(
+    items: Annotated[
+        list[int] | None, typer.Option("--items", help="Catalogue size, several times for several; 1 k to 1 M without.")
+    ] = None,
+    rounds: Rounds = 3,
+    as_json: Json = False,
+) -> None:
+    """Ways to find the exact ten best items, by catalogue size; each is checked against a float64 pass."""
+    from streams.bench.ranking import RankingOptions, run, show
+
+    options = RankingOptions(rounds=rounds)
+    result = run(replace(options, items=tuple(items)) if items else options, echo=_progress)
+    out(result) if as_json else show(result)
+
+
+def state(
+    events: Annotated[int, typer.Option("--events", help="Purchases of each run.")] = 150_000,
+    rounds: Rounds = 3,
+    kind: Broker = "kafka",
+    as_json: Json = False,
+) -> None:
+    """Throughput of stream and state with no model behind them: 50 items kept, the ten newest published."""
+    from streams.bench.state import StateOptions, run, show
+
+    result = run(StateOptions(events=events, rounds=rounds, broker=kind), echo=_progress)
     out(result) if as_json else show(result)
 
 

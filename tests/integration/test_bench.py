@@ -1,6 +1,6 @@
 """Every bench once, tiny and on the embedded broker: that it runs and answers, not what it measures."""
 
-from streams.bench import freshness
+from streams.bench import freshness, state
 
 
 def test_freshness() -> None:
@@ -21,3 +21,10 @@ def test_freshness() -> None:
         assert each["worker_ms_per_batch"]["settle"] > 0
         assert each["events_per_batch"] >= each["lists_per_batch"] > 0
     freshness.show(result)
+
+
+def test_state() -> None:
+    result = state.run(state.StateOptions(events=9_000, rounds=1, broker="embedded"), lambda _: None)
+    assert result["events_per_s"] > result["lists_per_s"] > 0
+    assert result["state_bytes"] > 300
+    state.show(result)

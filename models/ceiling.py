@@ -1,0 +1,61 @@
+"""The arithmetic limit of a model: its multiplications, and how many of them the device does in a second."""
+
+import importlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from models.graphs import matmul_graph
+from models.manifest import STEP_FILE
+from models.runtime import OnnxEncoder, open_session
+
+__all__ = ["flops_per_event", "flops_per_list", "matmul_flops_per_s"]
+
+_SIZE: Final = {"cpu": 768, "cuda": 8192}
+"""Of the square matrices: large enough for full speed, and on a CPU within its second-level cache a panel at a time."""
+_SECONDS: Final = 0.3
+
+
+def flops_per_event(artefact: Path) -> int:
+    """Multiplications and additions in the matrix products of one step; what is elementwise is left out.
+
+    Raises:
+        ModuleNotFoundError: onnx is not installed.
+    """
+    model: Any = importlib.import_module("onnx").load(artefact / STEP_FILE)
+    shapes = {constant.name: tuple(constant.dims) for constant in model.graph.initializer}
+    weights = [shapes[node.input[1]] for node in model.graph.node if node.op_type in ("Gemm", "MatMul")]
+    return sum(2 * rows * columns for rows, columns in weights)
+
+
+def flops_per_list(encoder: OnnxEncoder) -> int:
+    """Multiplications and additions of scoring every item; the search for the best is left out."""
+    return 2 * encoder.manifest.items * encoder.vector_width
+
+
+def matmul_flops_per_s(
+    encoder: OnnxEncoder, clock: Callable[[], float] = time.perf_counter, seconds: float = _SECONDS
+) -> float:
+    """Peak of a float32 matrix product on the encoder's device, with its execution provider and one thread."""
+    ort: Any = importlib.import_module("onnxruntime")
+    device = "cuda" if encoder.provider == "CUDAExecutionProvider" else "cpu"
+    session = open_session(ort, matmul_graph(), [encoder.provider], 1)
+    size = _SIZE[device]
+    draw = np.random.default_rng(0).standard_normal
+    binding = session.io_binding()
+    for name in ("a", "b"):
+        value = ort.OrtValue.ortvalue_from_numpy(draw((size, size), np.float32), device, 0)
+        binding.bind_ortvalue_input(name, value)
+    binding.bind_output("c", device)
+    session.run_with_iobinding(binding)
+    done, best, began = 0, 0.0, clock()
+    while done < 2 or clock() - began < seconds:
+        start = clock()
+        session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        best = max(best, 2.0 * size**3 / (clock() - start))
+        done += 1
+    return best

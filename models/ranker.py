@@ -1,0 +1,68 @@
+"""Exact top k over a catalogue that stays on the device; only vectors, scores and rows cross."""
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Ranker", "run_bound"]
+
+_SCORES_MAX: Final = 32 * 1024 * 1024
+"""Scores of one call: bounds the memory of a large catalogue."""
+
+
+class Ranker:
+    """A rank graph with its item matrix. One thread calls it at a time.
+
+    Args:
+        ort: the module ``onnxruntime``.
+        session: of ``models.graphs.rank_graph``.
+        embeddings: (N, D).
+        bias: (N,); -inf for items that are never to be found.
+        device: "cpu" or "cuda".
+    """
+
+    def __init__(
+        self, ort: Any, session: Any, embeddings: NDArray[np.float32], bias: NDArray[np.float32], device: str
+    ) -> None:
+        self._session = session
+        self._items = len(embeddings)
+        self._held: dict[str, Any] = {
+            "item_embeddings": ort.OrtValue.ortvalue_from_numpy(embeddings.copy(), device, 0),
+            "item_bias": ort.OrtValue.ortvalue_from_numpy(bias.copy(), device, 0),
+        }
+        self._rows = max(_SCORES_MAX // self._items, 1)
+
+    def set_bias(self, bias: NDArray[np.float32]) -> None:
+        """Replace the biases (N,)."""
+        self._held["item_bias"].update_inplace(bias)
+
+    def top_k(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Vectors (B, D) -> scores (B, k) descending, rows (B, k); a k beyond N gives all."""
+        count = np.array([min(k, self._items)], np.int64)
+        parts = [
+            run_bound(
+                self._session,
+                {"vector": vectors[at : at + self._rows], "k": count},
+                self._held,
+                ("scores", "rows"),
+            )
+            for at in range(0, max(len(vectors), 1), self._rows)
+        ]
+        scores, rows = parts[0] if len(parts) == 1 else [np.concatenate(column) for column in zip(*parts, strict=True)]
+        return scores, rows
+
+
+def run_bound(
+    session: Any, inputs: dict[str, NDArray[Any]], held: dict[str, Any], outputs: tuple[str, ...]
+) -> list[NDArray[Any]]:
+    """One call; ``held`` tensors stay on the device, the others travel there and back."""
+    binding = session.io_binding()
+    for name, array in inputs.items():
+        binding.bind_cpu_input(name, np.ascontiguousarray(array))
+    for name, value in held.items():
+        binding.bind_ortvalue_input(name, value)
+    for name in outputs:
+        binding.bind_output(name, "cpu")
+    session.run_with_iobinding(binding)
+    return binding.copy_outputs_to_cpu()

@@ -1,0 +1,132 @@
+"""Ways to find the k greatest of ``vectors @ embeddings.T + bias``, all exact and on one thread."""
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.graphs import rank_graph
+from models.ranker import Ranker
+from models.runtime import open_session
+
+__all__ = ["Catalogue", "Search", "searches"]
+
+_LISTS: Final = 64
+"""Lists scored at a time: the scores of a small catalogue then stay near the cache."""
+_GROUP_MEMBERS: Final = 32
+_BLOCK_ITEMS: Final = 8_192
+_SCORES_MAX: Final = 32 * 1024 * 1024
+
+Found = tuple[NDArray[np.float32], NDArray[np.int64]]
+Search = Callable[[NDArray[np.float32]], Found]
+
+
+class Catalogue(NamedTuple):
+    """Item matrix (N, D) and biases (N,), all finite."""
+
+    embeddings: NDArray[np.float32]
+    bias: NDArray[np.float32]
+
+    def augmented(self, rows: int = 0) -> NDArray[np.float32]:
+        """(N, D + 1): an inner product with a vector that ends in 1 is a score; padded to ``rows`` that never win."""
+        whole = np.concatenate([self.embeddings, self.bias[:, None]], axis=1)
+        padding = np.zeros((max(rows - len(whole), 0), whole.shape[1]), np.float32)
+        padding[:, -1] = np.float32(-1e30)
+        return np.concatenate([whole, padding])
+
+
+def searches(catalogue: Catalogue, k: int) -> dict[str, Search | None]:
+    """By name; None where a package is not installed. The first is the worker's."""
+    has_onnx = importlib.util.find_spec("onnx") is not None
+    return {
+        "onnx (worker)": _onnx(catalogue, k) if has_onnx else None,
+        "numpy, argpartition": _in_parts(_argpartition(catalogue, k), len(catalogue.bias)),
+        "numpy, blocks of items": _in_parts(_blocks(catalogue, k), len(catalogue.bias)),
+        "numpy, group maxima": _in_parts(_group_maxima(catalogue, k), len(catalogue.bias)),
+        "faiss, flat": _faiss_flat(catalogue, k) if importlib.util.find_spec("faiss") is not None else None,
+    }
+
+
+def _onnx(catalogue: Catalogue, k: int) -> Search:
+    ort: Any = importlib.import_module("onnxruntime")
+    graph = rank_graph(catalogue.embeddings.shape[1])
+    session = open_session(ort, graph, ["CPUExecutionProvider"], 1)
+    ranker = Ranker(ort, session, catalogue.embeddings, catalogue.bias, "cpu")
+    return lambda vectors: ranker.top_k(vectors, k)
+
+
+def _in_parts(search: Search, items: int) -> Search:
+    rows = max(min(_LISTS, _SCORES_MAX // items), 1)
+
+    def in_parts(vectors: NDArray[np.float32]) -> Found:
+        parts = [search(vectors[at : at + rows]) for at in range(0, len(vectors), rows)]
+        return np.concatenate([scores for scores, _ in parts]), np.concatenate([found for _, found in parts])
+
+    return in_parts
+
+
+def _argpartition(catalogue: Catalogue, k: int) -> Search:
+    transposed = np.ascontiguousarray(catalogue.augmented().T)
+    return lambda vectors: _best(_extended(vectors) @ transposed, k)
+
+
+def _blocks(catalogue: Catalogue, k: int) -> Search:
+    """The k best of each block of items, then of all blocks: scores never leave the cache."""
+    transposed = np.ascontiguousarray(catalogue.augmented().T)
+    starts = range(0, transposed.shape[1], _BLOCK_ITEMS)
+
+    def search(vectors: NDArray[np.float32]) -> Found:
+        extended = _extended(vectors)
+        scores: list[NDArray[np.float32]] = []
+        rows: list[NDArray[np.int64]] = []
+        for start in starts:
+            found, places = _best(extended @ transposed[:, start : start + _BLOCK_ITEMS], k)
+            scores.append(found)
+            rows.append(places + start)
+        best, places = _best(np.concatenate(scores, axis=1), k)
+        return best, np.take_along_axis(np.concatenate(rows, axis=1), places, 1)
+
+    return search
+
+
+def _group_maxima(catalogue: Catalogue, k: int) -> Search:
+    """The k best lie in the k groups of the greatest maxima: only maxima and members of k groups are searched."""
+    members = _GROUP_MEMBERS if len(catalogue.bias) >= k * _GROUP_MEMBERS else 1
+    groups = -(-len(catalogue.bias) // members)
+    transposed = np.ascontiguousarray(catalogue.augmented(groups * members).T)
+    offsets = (np.arange(members) * groups)[None, None, :]
+
+    def search(vectors: NDArray[np.float32]) -> Found:
+        every = _extended(vectors) @ transposed
+        maxima = every.reshape(len(vectors), members, groups).max(axis=1)
+        chosen = np.argpartition(maxima, groups - k, axis=1)[:, groups - k :]
+        rows = (chosen[:, :, None] + offsets).reshape(len(vectors), -1)
+        scores, places = _best(np.take_along_axis(every, rows, 1), k)
+        return scores, np.take_along_axis(rows, places, 1)
+
+    return search
+
+
+def _best(scores: NDArray[np.float32], k: int) -> Found:
+    """The k greatest of each row, descending, and their places."""
+    width = scores.shape[1]
+    k = min(k, width)
+    chosen = np.argpartition(scores, width - k, axis=1)[:, width - k :]
+    found = np.take_along_axis(scores, chosen, 1)
+    order = np.argsort(-found, axis=1, kind="stable")
+    return np.take_along_axis(found, order, 1), np.take_along_axis(chosen, order, 1)
+
+
+def _faiss_flat(catalogue: Catalogue, k: int) -> Search:
+    faiss: Any = importlib.import_module("faiss")
+    faiss.omp_set_num_threads(1)
+    index = faiss.IndexFlatIP(catalogue.embeddings.shape[1] + 1)
+    index.add(catalogue.augmented())
+    return lambda vectors: index.search(_extended(vectors), k)
+
+
+def _extended(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.concatenate([vectors, np.ones((len(vectors), 1), np.float32)], axis=1)

@@ -1,0 +1,91 @@
+"""A worker without a model: the list is the user's ten newest items. What remains is the stream and its state.
+
+The "encoder" keeps the last ten rows as its recurrent state; a step shifts them by one and ranking gives them back.
+Everything else is the worker as it is.
+"""
+
+import logging
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.dataset import complete_journey
+from operators.interest import OUT_OF_VOCABULARY
+from streams import app
+from streams.settings import load_settings
+
+__all__ = ["SETTINGS", "HistoryEncoder", "serve"]
+
+_LIST_ITEMS: Final = 10
+
+SETTINGS: Final = {"WORKER_EXPLAIN": "false", "WORKER_LIST_ITEMS": str(_LIST_ITEMS)}
+
+
+class HistoryEncoder:
+    """An ``operators.interest.Encoder`` that recommends what was bought last."""
+
+    provider: Final = "none"
+
+    def __init__(self, items: Iterable[str]) -> None:
+        self._items = ["", *items]
+        self._rows = {item: row for row, item in enumerate(self._items) if row != OUT_OF_VOCABULARY}
+
+    @property
+    def version(self) -> str:
+        return "history"
+
+    @property
+    def hidden_width(self) -> int:
+        return _LIST_ITEMS
+
+    @property
+    def vector_width(self) -> int:
+        return _LIST_ITEMS
+
+    def row_of(self, item_id: str) -> int:
+        return self._rows.get(item_id, OUT_OF_VOCABULARY)
+
+    def rows_of(self, item_ids: Iterable[str]) -> list[int]:
+        row_of = self._rows.get
+        return [row_of(item_id, OUT_OF_VOCABULARY) for item_id in item_ids]
+
+    def item_at(self, row: int) -> str:
+        return self._items[row]
+
+    def step(
+        self, hidden: NDArray[np.float32], rows: NDArray[np.int64], types: NDArray[np.int64], gaps: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        newest = np.concatenate([rows[:, None].astype(np.float32), hidden[:, :-1]], axis=1)
+        return newest, newest
+
+    def top_k(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        rows = vectors[:, :k].astype(np.int64)
+        falling = np.broadcast_to(np.arange(k, 0, -1, dtype=np.float32), rows.shape)
+        return np.where(rows == OUT_OF_VOCABULARY, np.float32(-np.inf), falling), rows
+
+    def embeddings(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return np.zeros((*rows.shape, _LIST_ITEMS), np.float32)
+
+    def set_available(self, item_id: str, available: bool) -> None:
+        """The newest items are listed whatever the catalogue says."""
+
+
+def serve() -> None:
+    """Run a worker on this encoder until SIGTERM."""
+    logging.basicConfig(level=logging.WARNING)
+    encoder = HistoryEncoder(complete_journey().items)
+
+    def without_model(_model_dir: Path, **_options: Any) -> HistoryEncoder:
+        return encoder
+
+    # The worker knows one kind of encoder, and a benchmark's needs are no reason for it to know two.
+    app.OnnxEncoder = without_model  # type: ignore[assignment, misc]  # pyright: ignore[reportAttributeAccessIssue]
+    sys.exit(app.run_worker(load_settings()))
+
+
+if __name__ == "__main__":
+    serve()

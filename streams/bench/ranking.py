@@ -1,0 +1,157 @@
+"""``headwater bench ranking``: ways to find the exact ten best items of a catalogue, by its size.
+
+Every way gets the same interest vectors and must give the ten best scores of a float64 pass over all items. The
+real item matrix is used up to its size; beyond it rows are drawn around real ones, and the output says so.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from models.runtime import OnnxEncoder
+from streams.bench.exact import Catalogue, Search, searches
+from streams.bench.lab import BenchError
+from streams.bench.summary import machine, versions
+from streams.bench.timing import interleaved_us, medians_us
+
+__all__ = ["RankingOptions", "catalogue_of", "run", "show"]
+
+_LIST_ITEMS: Final = 10
+_NOISE: Final = 0.5
+"""Of a synthetic row, in standard deviations of the real matrix around a real row."""
+_TOLERANCE: Final = 1e-4
+_CALL_S: Final = 0.15
+_LISTS_LARGE: Final = 64
+"""Beyond ``_LARGE_ITEMS`` fewer lists a call keep the score matrix within memory."""
+_LARGE_ITEMS: Final = 200_000
+
+Echo = Callable[[str], object]
+
+
+@dataclass(frozen=True, slots=True)
+class RankingOptions:
+    """What to measure."""
+
+    items: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
+    lists: int = 256
+    rounds: int = 3
+
+
+class _Sized(NamedTuple):
+    catalogue: Catalogue
+    vectors: NDArray[np.float32]
+    synthetic: bool
+
+
+def run(options: RankingOptions, echo: Echo) -> dict[str, Any]:
+    """Measure; the result is what ``--json`` prints. The real catalogue is always among the sizes.
+
+    Raises:
+        BenchError: an option that cannot be measured with, or a way that is not exact.
+        ModelError: the model is missing.
+    """
+    if options.rounds < 1 or options.lists < 1 or min(options.items, default=1) < _LIST_ITEMS:
+        raise BenchError(f"--rounds and --lists must be 1 or more and every --items {_LIST_ITEMS} or more")
+    encoder = OnnxEncoder(providers="cpu")
+    real = encoder.manifest.items - 1
+    sizes = sorted({*options.items, real})
+    return {
+        "sizes": [_size(encoder, items, real, options, echo) for items in sizes],
+        "real_items": real,
+        "clock": "processor time",
+        "width": encoder.vector_width,
+        "rounds": options.rounds,
+        "machine": machine(),
+        "versions": versions("none"),
+    }
+
+
+def _size(encoder: OnnxEncoder, items: int, real: int, options: RankingOptions, echo: Echo) -> dict[str, Any]:
+    catalogue, vectors, synthetic = catalogue_of(encoder, items, options.lists)
+    found = searches(catalogue, _LIST_ITEMS)
+    missing = sorted(name for name, search in found.items() if search is None)
+    present: dict[str, Search] = {name: search for name, search in found.items() if search is not None}
+    for name, search in present.items():
+        check_exact(name, catalogue, vectors, search(vectors))
+    contenders: dict[str, tuple[Callable[[], object], int]] = {
+        name: (lambda search=search: search(vectors), len(vectors)) for name, search in present.items()
+    }
+    transposed = np.ascontiguousarray(catalogue.embeddings.T)
+    contenders["product alone"] = (lambda: vectors @ transposed, len(vectors))
+    times = interleaved_us(contenders, options.rounds, _CALL_S)
+    best = min(present, key=lambda name: min(times[name]))
+    echo(f"{items:,} items: {best} {min(times[best]):.1f} us a list, product alone {min(times['product alone']):.1f}")
+    return {
+        "items": items,
+        "synthetic": synthetic,
+        "lists_per_call": len(vectors),
+        "ways": [{"way": name, **medians_us("us_per_list", of_way)} for name, of_way in times.items()],
+        "absent": missing,
+    }
+
+
+def catalogue_of(encoder: OnnxEncoder, items: int, lists: int) -> _Sized:
+    """Embeddings and biases of so many items, and interest vectors of users with a short random history each."""
+    real = encoder.manifest.items - 1
+    random = np.random.default_rng(items)
+    embeddings, bias = encoder.embeddings(np.arange(1, real + 1)), encoder.item_bias[1:]
+    if items > real:
+        drawn = random.integers(0, real, items - real)
+        noise = random.standard_normal((items - real, encoder.vector_width), np.float32) * embeddings.std() * _NOISE
+        embeddings = np.concatenate([embeddings, embeddings[drawn] + noise.astype(np.float32)])
+        bias = np.concatenate([bias, bias[drawn]])
+    else:
+        embeddings, bias = embeddings[:items], bias[:items]
+    count = min(lists, _LISTS_LARGE) if items > _LARGE_ITEMS else lists
+    hidden = np.zeros((count, encoder.hidden_width), np.float32)
+    vectors = np.zeros((count, encoder.vector_width), np.float32)
+    for _ in range(8):
+        rows, gaps = random.integers(1, real + 1, count), random.integers(1, 24, count)
+        hidden, vectors = encoder.step(hidden, rows, np.full(count, 2), gaps)
+    return _Sized(Catalogue(np.ascontiguousarray(embeddings), np.ascontiguousarray(bias)), vectors, items > real)
+
+
+def check_exact(
+    name: str,
+    catalogue: Catalogue,
+    vectors: NDArray[np.float32],
+    found: tuple[NDArray[np.float32], NDArray[np.int64]],
+) -> None:
+    """Scores and rows against a float64 pass over all items, which items of equal score may replace each other in.
+
+    Raises:
+        BenchError: they differ.
+    """
+    scores, rows = found
+    for vector, of_list, chosen in zip(vectors.astype(np.float64), scores, rows, strict=True):
+        every = catalogue.embeddings @ vector + catalogue.bias
+        best = np.sort(every)[::-1][: len(of_list)]
+        scale = max(1.0, float(np.abs(best).max()))
+        right = (
+            np.abs(best - of_list).max() < _TOLERANCE * scale
+            and np.abs(every[chosen] - best).max() < _TOLERANCE * scale
+        )
+        if not right or len(set(chosen.tolist())) != len(chosen):
+            raise BenchError(f"{name} does not give the {len(of_list)} best of {len(every)} items")
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """The figures as a table on standard output."""
+    names = [way["way"] for way in result["sizes"][0]["ways"]]
+    table = Table("us a list, exact top 10", *names, box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for size in result["sizes"]:
+        cells = [f"{way['us_per_list']:.1f}" for way in size["ways"]]
+        table.add_row(f"{size['items']:,} items{' (synthetic)' if size['synthetic'] else ''}", *cells)
+    console, about = Console(highlight=False, soft_wrap=True, width=140), result["machine"]
+    console.print(table)
+    absent = sorted({name for size in result["sizes"] for name in size["absent"]})
+    if absent:
+        console.print(f"absent: {', '.join(absent)}; pip install 'headwater[bench]'")
+    console.print(f"medians of {result['rounds']} rounds, {about['cores']} cores of {about['cpu']}, one thread")
