@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Scores", "rank_scores", "top_rows"]
+from operators.candidates.component import top_rows
+
+__all__ = ["Scores", "bootstrap_interval", "gains", "rank_scores", "top_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,16 @@ def rank_scores(ranked: NDArray[np.int64], targets: Sequence[NDArray[np.int64]])
     )
 
 
-def top_rows(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """Columns of the k highest of each line: scores (B, N) -> (B, k), best first, equal scores by column."""
-    kept = np.sort(np.argpartition(-scores, k - 1, axis=1)[:, :k], axis=1)  # (B, k)
-    order = np.argsort(-np.take_along_axis(scores, kept, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(kept, order, axis=1).astype(np.int64)
+def gains(ranks: NDArray[np.float64], k: int) -> NDArray[np.float64]:
+    """(U,) NDCG@k of each list with one target at this rank, from 1 on: 1 / log2(rank + 1), 0 beyond k."""
+    return np.where(ranks <= k, 1 / np.log2(np.maximum(ranks, 1) + 1), 0.0)
+
+
+def bootstrap_interval(
+    values: NDArray[np.float64], *, confidence: float = 0.95, rounds: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile interval of the mean of ``values`` (U,) over resampled users (Efron and Tibshirani 1993, ch. 13)."""
+    rng = np.random.default_rng(seed)
+    means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(rounds)]
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)

@@ -31,10 +31,10 @@ CHUNK_LISTS: Final = 512
 
 @dataclass(frozen=True, slots=True)
 class NextBasketTask:
-    """``train`` and ``held_out`` hold positions in ``events``."""
+    """``train`` and ``held_out`` hold positions in ``sequences``."""
 
     items: list[str]
-    events: Sequences
+    sequences: Sequences
     train_ends: NDArray[np.int64]
     """(U,) first position of each user after the training period."""
     train: NextBaskets
@@ -48,13 +48,19 @@ class NextBasketTask:
         """How often each row (N,) is a training target."""
         return np.bincount(np.concatenate(self.train.targets), minlength=len(self.items)).astype(np.float64)
 
+    def events(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """User and row (n,) of the training period."""
+        user = np.repeat(np.arange(len(self.train_ends)), np.diff(self.sequences.offsets))
+        kept = np.arange(len(user)) < self.train_ends[user]
+        return user[kept], self.sequences.rows[kept]
+
     def plan(self, rng: np.random.Generator) -> list[NDArray[np.int64]]:
         """Households in random order, gathered until a batch has ``batch_events``."""
-        return _groups(self.events, self.train_ends, self.train, self.batch_events, rng)
+        return _groups(self.sequences, self.train_ends, self.train, self.batch_events, rng)
 
     def batch(self, chosen: NDArray[np.int64], rng: np.random.Generator) -> Batch:
         """The training periods of the chosen households."""
-        packed, asked, places = _packed(self.events, self.train_ends, self.train, chosen)
+        packed, asked, places = _packed(self.sequences, self.train_ends, self.train, chosen)
         types = np.full(len(packed.events), PURCHASE)
         retyped = rng.random(len(types)) < self.retyped_share
         types[retyped] = rng.integers(0, PURCHASE, int(retyped.sum()))
@@ -63,7 +69,7 @@ class NextBasketTask:
         return Batch(
             rows=self._rows(packed, rng),
             types=types,
-            gaps=self.events.gaps[packed.events],
+            gaps=self.sequences.gaps[packed.events],
             waves=packed.waves,
             places=places[order],
             pair_position=np.repeat(np.arange(len(targets)), [len(target) for target in targets]),
@@ -74,14 +80,14 @@ class NextBasketTask:
         """Next-basket scores of the sample, over all items."""
         model.eval()
         tasks = self.held_out[split]
-        ends, device = self.events.offsets[1:], model.bias.device
+        ends, device = self.sequences.offsets[1:], model.bias.device
         ranked: list[NDArray[np.int64]] = []
         order: list[NDArray[np.int64]] = []
         with torch.no_grad():
-            for group in _groups(self.events, ends, tasks, CHUNK_EVENTS, None):
-                packed, asked, places = _packed(self.events, ends, tasks, group)
-                rows = torch.from_numpy(self.events.rows[packed.events]).to(device)
-                gaps = torch.from_numpy(self.events.gaps[packed.events]).to(device)
+            for group in _groups(self.sequences, ends, tasks, CHUNK_EVENTS, None):
+                packed, asked, places = _packed(self.sequences, ends, tasks, group)
+                rows = torch.from_numpy(self.sequences.rows[packed.events]).to(device)
+                gaps = torch.from_numpy(self.sequences.gaps[packed.events]).to(device)
                 vectors = model(rows, torch.full_like(rows, PURCHASE), gaps, packed.waves)  # (P, D)
                 vectors = vectors[torch.from_numpy(places).to(device)]  # (Q, D)
                 for start in range(0, len(vectors), CHUNK_LISTS):
@@ -95,11 +101,11 @@ class NextBasketTask:
 
     def _rows(self, packed: Packed, rng: np.random.Generator) -> NDArray[np.int64]:
         """Rows of the packed events, with the order inside each basket shuffled."""
-        basket = np.cumsum(self.events.basket_start)[packed.events]
+        basket = np.cumsum(self.sequences.basket_start)[packed.events]
         by_place = np.lexsort((packed.step, basket))
         shuffled = np.lexsort((rng.random(len(basket)), basket))
         rows = np.empty(len(basket), np.int64)
-        rows[by_place] = self.events.rows[packed.events[shuffled]]
+        rows[by_place] = self.sequences.rows[packed.events[shuffled]]
         return rows
 
 

@@ -41,10 +41,13 @@ class NextItemTask:
 
     def popularity(self) -> NDArray[np.float64]:
         """How often each row (N,) is in the training part."""
-        held_out = np.zeros(len(self.data.rows), np.bool_)
-        for back in range(1, self.held_out_events + 1):
-            held_out[self.data.offsets[1:] - back] = True
-        return np.bincount(self.data.rows[~held_out], minlength=len(self.items)).astype(np.float64)
+        return np.bincount(self.events()[1], minlength=len(self.items)).astype(np.float64)
+
+    def events(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """User and row (n,) of the training part."""
+        user = np.repeat(np.arange(len(self.data.users)), self.data.lengths())
+        kept = np.arange(len(user)) < (self.data.offsets[1:] - self.held_out_events)[user]
+        return user[kept], self.data.rows[kept]
 
     def plan(self, rng: np.random.Generator) -> list[NDArray[np.int64]]:
         """Windows (n, 2), start and inputs, shuffled and gathered until a batch has ``batch_events``."""

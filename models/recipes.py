@@ -38,11 +38,14 @@ _ML1M: Final = TrainConfig(
 )
 _AMAZON: Final = TrainConfig(
     _NOWHERE,
-    epochs=30,
-    dropout=0.4,
+    epochs=25,
+    patience_epochs=6,
+    learning_rate=2e-3,
+    dropout=0.5,
     weight_decay=0.01,
     average_steps=200,
-    task={"window_events": 50, "batch_events": 4_096, "positions_share": 1.0},
+    start="co-occurrence",
+    task={"window_events": 50, "batch_events": 1_024, "positions_share": 1.0},
 )
 _RECIPES: Final[dict[Dataset, TrainConfig]] = {
     COMPLETE_JOURNEY: _COMPLETE_JOURNEY,

@@ -40,6 +40,10 @@ class Task(Protocol):
         """How often each row (N,) is a training target."""
         ...
 
+    def events(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """User and row (n,) of every training event, grouped by user, oldest first."""
+        ...
+
     def plan(self, rng: np.random.Generator) -> list[NDArray[np.int64]]:
         """The sequences of each batch of one epoch."""
         ...

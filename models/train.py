@@ -19,6 +19,7 @@ import torch
 from rich.progress import Progress, TimeElapsedColumn
 
 from models.checkpoints import load_checkpoint, save_checkpoint
+from models.cooccurrence import item_vectors
 from models.curve import append_line, draw
 from models.encoder import ItemEncoder, SequenceEncoder
 from models.errors import ModelError
@@ -60,6 +61,8 @@ class TrainConfig:
     width: int = 64
     channels: int = 128
     blocks: int = 2
+    start: Literal["random", "co-occurrence"] = "random"
+    """Item embeddings before the first batch: random, or ``models.cooccurrence`` of the training part."""
     task: dict[str, Any] = field(default_factory=dict[str, Any])
     """What the task depends on, to be written beside the weights and compared when resuming."""
     threads: int = 1
@@ -164,6 +167,8 @@ def _start(config: TrainConfig, task: Task) -> _Run:
     counts = torch.from_numpy(task.popularity()) + 1.0
     with torch.no_grad():  # the bias starts as the log share of each row, plus-one smoothed
         model.bias.copy_(torch.log(counts / counts.sum()))
+        if config.start == "co-occurrence" and not config.resume:
+            model.items.weight.copy_(item_vectors(*task.events(), len(task.items), config.width))
     device = "cuda" if config.device == "auto" and torch.cuda.is_available() else config.device.replace("auto", "cpu")
     model.to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)

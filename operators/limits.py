@@ -9,6 +9,7 @@ __all__ = [
     "candidates_max",
     "chunk_records_max",
     "context_depth_max",
+    "covisitation_successors_max",
     "dead_letter_bytes_max",
     "drain_max_s",
     "event_bytes_max",
@@ -80,6 +81,8 @@ popularity_snapshot_items_max: Final = 3_000
 """Items of a snapshot: at the longest ids it still fits one Kafka record of a producer batch."""
 popularity_checkpoint_events: Final = 20_000
 """Events of a partition between two writes of its popularity to the changelog."""
+covisitation_successors_max: Final = 512
+"""Successors noted of an item, 8 bytes each; the weaker half goes when there are as many."""
 
 # -- one produce batch
 produce_batch_bytes_max: Final = 512 * 1024

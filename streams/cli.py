@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from streams.commands import bench as benches
+from streams.commands import evaluate as judging
 from streams.commands import events, model, reliability, showcase, system
 from streams.commands.common import complain
 from streams.settings import SettingsError
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 topics = typer.Typer(help="Create or list the topics.", rich_markup_mode=None, invoke_without_command=True)
 
+evaluate = typer.Typer(help="Measure how good the lists are.", rich_markup_mode=None, invoke_without_command=True)
 bench = typer.Typer(
     help="Measure throughput, freshness and their limits.", rich_markup_mode=None, invoke_without_command=True
 )
@@ -45,6 +47,7 @@ def _begin(
 
 @topics.callback()
 @bench.callback()
+@evaluate.callback()
 def _begin_group(ctx: typer.Context) -> None:
     _help_without_command(ctx)
 
@@ -65,7 +68,6 @@ _COMMANDS = {
     system.worker: "worker",
     model.train: "train --out training --epochs 1",
     model.export: "export training/best.pt my-model --no-evaluate",
-    model.evaluate: "evaluate --split validation",
     reliability.chaos: "chaos --seed 7 --kills 5 --session-timeout 2",
 }
 for _command, _example in _COMMANDS.items():
@@ -82,7 +84,15 @@ _BENCHES = {
 }
 for _bench, _example in _BENCHES.items():
     bench.command(epilog=f"Example: headwater bench {_example}")(_bench)
+evaluate.command("complete-journey", epilog="Example: headwater evaluate complete-journey --split validation")(
+    judging.complete_journey
+)
+for _dataset in judging.LEAVE_ONE_OUT:
+    evaluate.command(
+        _dataset, epilog=f"Example: headwater evaluate {_dataset} --data {_dataset}.txt --components popularity"
+    )(judging.leave_one_out(_dataset))
 app.add_typer(topics, name="topics")
+app.add_typer(evaluate, name="evaluate")
 app.add_typer(bench, name="bench")
 
 
@@ -123,6 +133,8 @@ def _explain(error: Exception) -> tuple[str, int]:
         return f"{usage.format_message().rstrip('.')}; see `{path} --help`", 2
     if isinstance(error, ModuleNotFoundError) and error.name in {"torch", "onnx", "onnxscript"}:
         return f"this command needs {error.name}; pip install 'headwater[train]'", 1
+    if isinstance(error, ModuleNotFoundError) and error.name in {"implicit", "scipy", "sklearn"}:
+        return f"this command needs {error.name}; pip install 'headwater[evaluate]'", 1
     if type(error).__name__.endswith("AuthorizationFailedError"):
         return f"the broker does not allow it: {error}; `headwater topics acls` shows what each role needs", 1
     return f"unexpected {type(error).__name__}: {error}; {_DEBUG}=1 shows where", 1

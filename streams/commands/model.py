@@ -1,4 +1,4 @@
-"""Commands that make and judge models: train, export, evaluate. They need the extras train and demo."""
+"""Commands that make models: train, export. They need the extras train and demo."""
 
 import sys
 from dataclasses import asdict
@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import msgspec
 import typer
 
-from streams.commands.common import Json, out, settings_of
+from streams.commands.common import Json, out
 
-__all__ = ["evaluate", "export", "train"]
+__all__ = ["export", "train"]
 
 
 def train(
@@ -73,24 +73,6 @@ def export(
         out(msgspec.to_builtins(manifest))
     else:
         typer.echo(f"{manifest.version} in {out_dir}; serve it with HEADWATER_WORKER_MODEL_DIR={out_dir}")
-
-
-def evaluate(
-    ctx: typer.Context,
-    model: Annotated[Path | None, typer.Option("--model", help="Model directory; else that of settings.")] = None,
-    split: Annotated[Literal["validation", "test"], typer.Option("--split")] = "test",
-    as_json: Json = False,
-) -> None:
-    """Rank every product before each basket of a held-out period, beside popularity and own counts."""
-    from models.evaluate import evaluate as judge
-
-    rows = judge(model or Path(settings_of(ctx).worker.model_dir), split, echo=_echo)
-    if as_json:
-        out({"evaluations": msgspec.to_builtins(rows)})
-        return
-    for row in rows:
-        figures = f"NDCG@10 {row.ndcg_at_10:.4f}  HR@10 {row.hit_rate_at_10:.4f}  recall@10 {row.recall_at_10:.4f}"
-        typer.echo(f"{row.ranker:<14} {figures}  {row.protocol.partition(':')[0]}, {row.baskets} baskets")
 
 
 def _echo(line: str) -> None:

@@ -76,7 +76,7 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
         (["replay", "absent.csv"], 2, "absent.csv: cannot read it"),
         (["replay", "absent.csv", "--speed", "-1"], 2, "speed '-1'"),
         (["replay", "absent.csv", "--from", "yesterday"], 2, "'yesterday' is no time"),
-        (["evaluate", "--model", "absent"], 1, "absent"),
+        (["evaluate", "complete-journey", "--model", "absent"], 1, "absent"),
     ],
 )
 def test_bad_input_is_one_line_and_a_status(

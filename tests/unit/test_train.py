@@ -170,6 +170,8 @@ def test_another_seed_is_another_model(trained: TrainingResult, tmp_path: Path) 
 def test_the_curve_is_lines_and_a_picture(trained: TrainingResult) -> None:
     lines = [json.loads(line) for line in trained.curve.read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    batches = [len(task().plan(np.random.default_rng([0, epoch]))) for epoch in range(6)]
+    assert [line["updates"] for line in lines] == np.cumsum(batches).tolist()  # each batch of each plan once
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert max(line["validation"]["ndcg"] for line in lines) == trained.validation.ndcg
     picture = ElementTree.fromstring(trained.picture.read_text())  # noqa: S314 (our own file)
@@ -196,3 +198,26 @@ def test_recipes_say_which_file_they_want() -> None:
         recipe("ml1m", None)
     with pytest.raises(ModelError, match="complete-journey is read from its package; leave --data out"):
         recipe("complete-journey", Path("x"))
+
+
+class Trap:
+    """Pickled, it would run code of its writer when read."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (Path("trapped"),)
+
+
+def test_a_checkpoint_with_code_in_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": Trap()}, tmp_path / "best.pt")
+    with pytest.raises(ModelError, match="is not a checkpoint of this program"):
+        load_checkpoint(tmp_path / "best.pt")
+    assert not (tmp_path / "trapped").exists()
+
+
+def test_a_start_from_co_occurrence_is_better_than_a_random_one(tmp_path: Path) -> None:
+    losses = []
+    for start in ("random", "co-occurrence"):
+        done = train(config(tmp_path / start, start=start, epochs=1), task(), echo=lambda line: None)
+        losses.append(json.loads(done.curve.read_text())["loss"])
+    assert losses[1] < losses[0]

@@ -1,0 +1,104 @@
+"""``headwater evaluate``: how good the lists are, one command per question."""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import typer
+
+from streams.commands.common import Json, out, settings_of
+
+__all__ = ["LEAVE_ONE_OUT", "complete_journey", "leave_one_out"]
+
+LEAVE_ONE_OUT = {"ml1m": "MovieLens-1M", "beauty": "Amazon Beauty", "toys": "Amazon Toys"}
+
+
+def leave_one_out(dataset: str) -> Callable[..., None]:
+    """The command that evaluates every component and their fusion on one data set."""
+
+    def command(
+        data: Annotated[Path, typer.Option("--data", help="A line per user: user, then items in time order.")],
+        items: Annotated[
+            Path | None, typer.Option("--items", help="Titles and attributes (TSV: item, text...), for content.")
+        ] = None,
+        encoder: Annotated[
+            list[Path] | None,
+            typer.Option("--encoder", help="Artefact of `headwater train` for this data; again for each seed."),
+        ] = None,
+        components: Annotated[
+            str, typer.Option("--components", help="Names, separated by commas; every one that can be had without.")
+        ] = "",
+        protocol: Annotated[
+            Literal["strict", "refit"],
+            typer.Option("--protocol", help="Fitted on the training part, or on training and validation part."),
+        ] = "strict",
+        seeds: Annotated[int, typer.Option("--seeds", min=1, max=10)] = 1,
+        as_json: Json = False,
+    ) -> None:
+        from models.evaluate_components import Trial, evaluate_components
+
+        names = [name.strip() for name in components.split(",") if name.strip()]
+        trial = Trial(dataset, data, items, encoder or [], names, protocol, seeds)
+        with _progress() as advance:
+            report = evaluate_components(trial, advance)
+        if as_json:
+            out(msgspec.to_builtins(report))
+            return
+        typer.echo(f"{dataset}, leave-one-out, {report.protocol}: {report.users} users, {report.items} items")
+        for row in reversed(report.results):
+            low, high = row.ndcg10_ci
+            typer.echo(f"{row.component:<22} HR@10 {row.hr10:.4f}  NDCG@10 {row.ndcg10:.4f} ({low:.4f}-{high:.4f})")
+        for name, lacks in report.left_out.items():
+            typer.echo(f"{name:<22} left out: needs {lacks}")
+
+    command.__doc__ = f"""Rank all items for the last one of every user of {LEAVE_ONE_OUT[dataset]}, by every component.
+
+    Leave-one-out: the item before the last chooses options and weights, the last is read once.
+    """
+    return command
+
+
+def complete_journey(
+    ctx: typer.Context,
+    model: Annotated[Path | None, typer.Option("--model", help="Model directory; else that of settings.")] = None,
+    split: Annotated[Literal["validation", "test"], typer.Option("--split")] = "test",
+    as_json: Json = False,
+) -> None:
+    """Rank every product before each basket of a held-out period, beside popularity and own counts."""
+    from models.evaluate import evaluate as judge
+
+    rows = judge(model or Path(settings_of(ctx).worker.model_dir), split, echo=_echo)
+    if as_json:
+        out({"evaluations": msgspec.to_builtins(rows)})
+        return
+    for row in rows:
+        figures = f"NDCG@10 {row.ndcg_at_10:.4f}  HR@10 {row.hit_rate_at_10:.4f}  recall@10 {row.recall_at_10:.4f}"
+        typer.echo(f"{row.ranker:<14} {figures}  {row.protocol.partition(':')[0]}, {row.baskets} baskets")
+
+
+@contextmanager
+def _progress() -> Generator[Callable[[str, float], None]]:
+    """Work by name, with the share of each that is done, on standard error."""
+    from rich.console import Console
+    from rich.progress import Progress, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console, transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def advance(what: str, share: float) -> None:
+            if what not in tasks:
+                for task in tasks.values():
+                    bar.update(task, completed=1, visible=False)
+                tasks[what] = bar.add_task(what, total=1)
+                if not console.is_terminal:
+                    typer.echo(what, err=True)
+            bar.update(tasks[what], completed=share)
+
+        yield advance
+
+
+def _echo(line: str) -> None:
+    typer.echo(line, err=True)

@@ -1,0 +1,93 @@
+"""models.evaluate_components: a whole evaluation on a tiny file, honest about what it chose on."""
+
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+
+from models.components import specs
+from models.errors import ModelError
+from models.evaluate_components import FUSION, Trial, evaluate_components, item_texts
+from streams.cli import run
+
+COMPONENTS = ("co-visitation", "ease", "popularity")
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Path:
+    """120 users who walk the items 1 to 30 in their order, each from a place of its own."""
+    rng = np.random.default_rng(0)
+    walks = [[1 + (start + n) % 30 for n in range(length)] for start, length in rng.integers(5, 20, (120, 2))]
+    path = tmp_path / "chain.txt"
+    path.write_text("".join(f"{n} {' '.join(map(str, walk))}\n" for n, walk in enumerate(walks)))
+    return path
+
+
+def test_every_component_and_the_fusion_have_a_row(chain: Path) -> None:
+    report = evaluate_components(Trial("ml1m", chain, components=COMPONENTS))
+    rows = {row.component: row for row in report.results}
+    assert set(rows) == {*COMPONENTS, FUSION}
+    assert rows["co-visitation"].hr10 == 1.0
+    assert rows["co-visitation"].ndcg10 > 0.9
+    assert rows["popularity"].ndcg10 < 0.8
+    assert rows[FUSION].ndcg10 > 0.9
+    for row in report.results:
+        assert row.ndcg10_ci[0] <= row.ndcg10 <= row.ndcg10_ci[1]
+    assert report.users == 120
+    assert report.items == 30
+
+
+def test_the_test_items_change_no_choice(chain: Path) -> None:
+    before = evaluate_components(Trial("ml1m", chain, components=COMPONENTS))
+    lines = [line.split() for line in chain.read_text().splitlines()]
+    others = [[*line[:-1], str(1 + int(line[-1]) % 30)] for line in lines]
+    chain.write_text("".join(" ".join(line) + "\n" for line in others))
+    after = evaluate_components(Trial("ml1m", chain, components=COMPONENTS))
+    chosen = [{row.component: (row.options, row.validation_ndcg10) for row in r.results} for r in (before, after)]
+    assert chosen[0] == chosen[1]
+    assert {row.component: row.ndcg10 for row in before.results} != {row.component: row.ndcg10 for row in after.results}
+
+
+def test_refit_learns_from_the_validation_items(tmp_path: Path) -> None:
+    path = tmp_path / "late.txt"  # 9 follows 8 in what strict components never see
+    path.write_text("".join(f"{n} {1 + n % 5} {2 + n % 5} 8 9\n" for n in range(40)))
+    path.write_text(path.read_text() + "".join(f"{n} {1 + n % 3} 7 8 9 {1 + n % 5}\n" for n in range(40, 60)))
+    figures = {
+        protocol: evaluate_components(Trial("ml1m", path, components=("popularity",), protocol=protocol)).results[0]
+        for protocol in ("strict", "refit")
+    }
+    assert figures["refit"].ndcg10 != figures["strict"].ndcg10
+
+
+def test_the_command_ends_with_one_line_of_json(chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["evaluate", "ml1m", "--data", str(chain), "--components", "popularity,co-visitation", "--json"]) == 0
+    captured = capsys.readouterr()
+    report = orjson.loads(captured.out.splitlines()[-1])
+    assert {"dataset", "protocol", "seeds", "results"} <= set(report)
+    assert {"component", "hr10", "ndcg10", "ndcg10_ci"} <= set(report["results"][0])
+    assert "co-visitation" in captured.err
+
+
+def test_unknown_and_lacking_components_are_one_clear_line(chain: Path) -> None:
+    with pytest.raises(ModelError, match="no component 'magic'; there are co-visitation, content"):
+        evaluate_components(Trial("ml1m", chain, components=("magic",)))
+    with pytest.raises(ModelError, match="'content' needs texts of the items"):
+        evaluate_components(Trial("ml1m", chain, components=("content",)))
+
+
+def test_texts_come_by_item_number(tmp_path: Path) -> None:
+    path = tmp_path / "items.tsv"
+    path.write_text("item\ttitle\tgenres\n2\tHeat (1995)\tAction|Crime\n9\tbeyond\t\n")
+    assert item_texts(path, 4) == ["", "", "Heat (1995) Action Crime", ""]
+    path.write_text("item\ttitle\nHeat\t2\n")
+    with pytest.raises(ModelError, match="line 2: expected an item number"):
+        item_texts(path, 4)
+
+
+def test_every_component_has_a_name_of_its_own_and_a_test_file() -> None:
+    names = [spec.name for spec in specs()]
+    assert len(names) == len(set(names))
+    here = Path(__file__).parent / "components"
+    modules = (Path(__file__).parents[2] / "models" / "components").glob("[a-z]*.py")
+    assert all((here / f"test_{module.name}").is_file() for module in modules)

@@ -1,0 +1,85 @@
+"""models.fusion: what is brought to one scale, what is learned, and that fusing helps where components differ."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from models.fusion import Examples, Fusion, learn_weights, standardised
+from models.held_out import ranks_of
+from operators.candidates.component import Component, Histories
+
+ITEMS = 40
+
+
+@dataclass
+class Noisy(Component):
+    """Scores the wanted item of each user higher, for the users it knows about."""
+
+    wanted: np.ndarray
+    strength: np.ndarray
+    scale: float
+    seed: int
+
+    def fit(self, histories: Histories) -> None: ...
+
+    def scores(self, users: Histories) -> np.ndarray:
+        scores = np.random.default_rng(self.seed).standard_normal((users.users, ITEMS)).astype(np.float32)
+        scores[np.arange(users.users), self.wanted] += self.strength
+        return self.scale * scores
+
+
+def drawn(users: int = 250) -> tuple[Histories, np.ndarray]:
+    rng = np.random.default_rng(0)
+    lengths = rng.choice([1, 20], users)
+    histories = [(1 + rng.permutation(ITEMS - 1))[: n + 1].tolist() for n in lengths]
+    return Histories.of([history[1:] for history in histories]), np.array([history[0] for history in histories])
+
+
+def test_standardised_scores_of_the_items_outside_the_history() -> None:
+    users = Histories.of([[1, 3], [2]])
+    scores = np.random.default_rng(0).standard_normal((2, 7)).astype(np.float32) * 100 + 5
+    scores[0, 6] = -np.inf
+    for line, shown in zip(standardised(scores, users), ([2, 4, 5], [1, 3, 4, 5, 6]), strict=True):
+        hidden = np.setdiff1d(np.arange(7), shown)
+        assert not line[hidden].any()
+        assert line[shown].mean() == pytest.approx(0, abs=1e-5)
+        assert line[shown].std() == pytest.approx(1, abs=1e-5)
+    assert not standardised(np.full((2, 7), 3, np.float32), users).any()
+
+
+def test_learned_weights_find_who_knows_which_users_whatever_the_scale() -> None:
+    users, targets = drawn()
+    short = users.lengths < 5
+    components = [
+        Noisy(targets, np.where(short, 3.0, 0.0), 1000.0, 1),
+        Noisy(targets, np.where(short, 0.0, 3.0), 0.01, 2),
+        Noisy(targets, np.zeros(len(targets)), 1.0, 3),
+    ]
+    blank = Fusion(components, np.zeros(6, np.float32))
+    fused = Fusion(components, learn_weights(blank.examples(users, targets)))
+    hits = [(ranks_of(c.scores, users, targets) <= 5).mean() for c in (*components, fused)]
+    assert hits[3] > max(hits[:3]) + 0.1
+    known, other = fused.weights[:4].reshape(2, 2)
+    assert known[1] < 0 < other[1]  # the one falls with the length of the history, the other grows
+
+
+def test_one_component_alone_ranks_as_it_would_without_fusion() -> None:
+    users, targets = drawn()
+    component = Noisy(targets, np.full(len(targets), 2.0), 1.0, 1)
+    fused = Fusion([component], np.array([0.7, 0.0], np.float32))
+    same = ranks_of(component.scores, users, targets) == ranks_of(fused.scores, users, targets)
+    assert same.all()
+
+
+def test_examples_hold_every_target_once_and_nothing_of_the_history() -> None:
+    users, targets = drawn(20)
+    examples = Fusion([Noisy(targets, np.zeros(20), 1.0, 1)], np.zeros(2, np.float32)).examples(users, targets)
+    assert np.add.reduceat(examples.is_target.astype(int), examples.offsets[:-1]).tolist() == [1] * 20
+    assert np.diff(examples.offsets).tolist() == [ITEMS - 1 - n for n in users.lengths.tolist()]
+
+
+def test_ndcg_of_examples_counts_ties_half() -> None:
+    examples = Examples(np.array([0, 3, 5]), np.zeros((5, 1), np.float32), np.array([0, 1, 0, 1, 0], np.bool_))
+    scores = np.array([1.0, 1.0, 0.0, 5.0, 2.0], np.float32)
+    assert examples.ndcg(scores) == pytest.approx((1 / np.log2(2.5) + 1) / 2)
