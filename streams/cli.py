@@ -69,6 +69,7 @@ _COMMANDS = {
     model.train: "train --out training --epochs 1",
     model.export: "export training/best.pt my-model --no-evaluate",
     reliability.chaos: "chaos --seed 7 --kills 5 --session-timeout 2",
+    reliability.soak: "soak --minutes 5",
 }
 for _command, _example in _COMMANDS.items():
     app.command(epilog=f"Example: headwater {_example}")(_command)

@@ -19,7 +19,7 @@ from streams.clients.kafka import KafkaError, Partition, admin, consumer
 from streams.clients.reading import end_offsets
 from streams.settings import BrokerSettings, Settings
 
-__all__ = ["ChaosOptions", "planned", "run"]
+__all__ = ["ChaosOptions", "planned", "run", "settle"]
 
 _SETTLE_S_MAX: Final = 180.0
 _POLL_S: Final = 0.3
@@ -93,7 +93,7 @@ def run(options: ChaosOptions, echo: Echo) -> Report:
         occurrences = _play(stage, load, faults, echo)
         load.finish()
         echo(f"{load.sent} events; waiting until they are settled")
-        _settle(stage)
+        settle(stage)
         for worker in stage.workers:
             if status := worker.terminate():
                 raise ClientError(f"{worker.name} ended with status {status}: {worker.last_words()}")
@@ -133,8 +133,12 @@ def _described(fault: Fault) -> str:
     return f"{fault.kind}{where} for {fault.lasts_s:.1f} s{disk}"
 
 
-def _settle(stage: Stage) -> None:
-    """Return when the group has committed every event; workers that end are started again."""
+def settle(stage: Stage) -> None:
+    """Return when the group has committed every event; workers that end are started again.
+
+    Raises:
+        ClientError: it takes too long.
+    """
     settings = stage.settings
     partitions = [
         Partition(topic, number) for topic in settings.topics.events for number in range(settings.topics.partitions)

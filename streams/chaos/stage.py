@@ -116,6 +116,7 @@ def staged(
     networks: bool,
     home: Path | None,
     echo: Callable[[str], object],
+    flushes_often: bool = True,
     **worker: Any,
 ) -> Generator[Stage]:
     """A broker, topics and ready workers; everything goes on leaving.
@@ -126,6 +127,7 @@ def staged(
         networks: a namespace for each worker; only with a broker of our own.
         home: an empty directory for logs and data, which stays; None for a temporary one.
         echo: gets a line of progress before every step.
+        flushes_often: killed workers leave a part of their state on disk.
         worker: fields of the workers' settings.
 
     Raises:
@@ -141,8 +143,9 @@ def staged(
         echo(f"broker on {reached.address}; starting {workers} workers")
         settings = scratch_settings(reached, home, **worker)
         create_timed_topics(settings)
+        flush_interval_s = _FLUSH_INTERVAL_S if flushes_often else None
         started = [
-            stack.enter_context(_worker(settings, home, number, ways, own.ports if own else []))
+            stack.enter_context(_worker(settings, home, number, ways, own.ports if own else [], flush_interval_s))
             for number in range(workers)
         ]
         for process in started:
@@ -152,10 +155,17 @@ def staged(
         yield Stage(settings, started, ways, own)
 
 
-def _worker(settings: Settings, home: Path, number: int, ways: Sequence[Link], ports: Sequence[int]) -> WorkerProcess:
+def _worker(
+    settings: Settings,
+    home: Path,
+    number: int,
+    ways: Sequence[Link],
+    ports: Sequence[int],
+    flush_interval_s: float | None,
+) -> WorkerProcess:
     prefix: list[str] = []
     if ways:
         there = BrokerSettings(address=f"{ways[number].broker_host}:{ports[number]}")
         settings = msgspec.structs.replace(settings, broker=there)
         prefix = ways[number].prefix
-    return WorkerProcess(settings, home, f"worker-{number}", flush_interval_s=_FLUSH_INTERVAL_S, prefix=prefix)
+    return WorkerProcess(settings, home, f"worker-{number}", flush_interval_s=flush_interval_s, prefix=prefix)

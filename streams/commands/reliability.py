@@ -1,16 +1,20 @@
-"""Commands that try to break the pipeline: chaos."""
+"""Commands that try to break the pipeline, or to wear it out: chaos and soak."""
 
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
 from streams.commands.common import Json, out, settings_of
 
-__all__ = ["chaos"]
+if TYPE_CHECKING:
+    from streams.chaos.soak import SoakReport
+    from streams.settings import BrokerSettings
+
+__all__ = ["chaos", "soak"]
 
 
 def chaos(
@@ -58,13 +62,13 @@ def chaos(
         events_per_s=rate,
         session_timeout_s=session_timeout_s,
         home=_empty(keep),
-        given_broker=settings_of(ctx).broker if "HEADWATER_BROKER" in os.environ else None,
+        given_broker=_given_broker(ctx),
     )
     if dry_run:
         for fault in planned(options):
             out(fault._asdict())
         return
-    report = run(options, echo=lambda line: print(line, file=sys.stderr, flush=True))
+    report = run(options, echo=_progress)
     if as_json:
         out(msgspec.to_builtins(report))
     else:
@@ -73,8 +77,55 @@ def chaos(
 
         show(report_table(report))
     for problem in report.problems:
-        print(f"seed {seed}: {problem}", file=sys.stderr)
+        _progress(f"seed {seed}: {problem}")
     raise typer.Exit(0 if report.ok else 1)
+
+
+def soak(
+    ctx: typer.Context,
+    minutes: Annotated[float, typer.Option("--minutes", min=0.1, help="How long.")] = 30.0,
+    seed: Annotated[int, typer.Option("--seed", help="Of the events.")] = 1,
+    users: Annotated[int, typer.Option("--users", min=1, max=1_000_000)] = 5_000,
+    rate: Annotated[float, typer.Option("--rate", min=1, max=20_000, help="Events per second.")] = 500,
+    keep: Annotated[
+        Path | None, typer.Option("--keep", help="An empty directory for logs, states and the broker's data.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Keep a worker under steady load; tell whether memory, descriptors, disk or freshness creep, and judge it.
+
+    Exit status 1 when a user is not exact, the worker ended by itself, or its memory passed 1,500 MB.
+    """
+    from streams.chaos.soak import SoakOptions, run
+
+    options = SoakOptions(minutes, seed, users, rate, _given_broker(ctx), _empty(keep))
+    report = run(options, echo=_progress)
+    if as_json:
+        out(_plain(report))
+    else:
+        from streams.chaos.soak import soak_table
+        from streams.clients.render import show
+
+        show(soak_table(report))
+    for problem in report.problems:
+        _progress(f"seed {seed}: {problem}")
+    raise typer.Exit(0 if report.ok else 1)
+
+
+def _plain(report: "SoakReport") -> dict[str, object]:
+    """Trends and samples with the names of their fields."""
+    trends = {
+        name: value._asdict() for name in report.__struct_fields__ if hasattr(value := getattr(report, name), "_asdict")
+    }
+    return {**msgspec.structs.asdict(report), **trends, "samples": [sample._asdict() for sample in report.samples]}
+
+
+def _given_broker(ctx: typer.Context) -> "BrokerSettings | None":
+    return settings_of(ctx).broker if "HEADWATER_BROKER" in os.environ else None
+
+
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _empty(directory: Path | None) -> Path | None:

@@ -19,6 +19,7 @@ import numpy as np
 
 from infra import broker
 from models.dataset import complete_journey
+from streams.chaos.vitals import rss_mb
 from streams.settings import Settings
 from tests.integration.harness import (
     Outgoing,
@@ -63,7 +64,7 @@ class Sampler(threading.Thread):
         started = time.monotonic()
         while not self.done.wait(_SAMPLE_S):
             events = sum(max(offset, 0) for offset in committed(self._settings).values())
-            self.samples.append(Sample(time.monotonic() - started, events, _rss_mb(self._worker.process.pid)))
+            self.samples.append(Sample(time.monotonic() - started, events, rss_mb(self._worker.process.pid)))
 
 
 def main() -> int:
@@ -135,13 +136,6 @@ def _summary(samples: list[Sample], total: int) -> dict[str, float | None]:
         "slope_mb_per_million_events": slope if slope is None else round(slope, 2),
         "seconds": round(samples[-1].seconds, 1),
     }
-
-
-def _rss_mb(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
-            return int(line.split()[1]) / 1024
-    return 0.0
 
 
 if __name__ == "__main__":

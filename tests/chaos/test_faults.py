@@ -53,3 +53,16 @@ def test_a_dry_run_prints_the_schedule_and_does_nothing(capsys: pytest.CaptureFi
     assert cli.run(["chaos", "--seed", "3", "--faults", "kill=4,zombie=1", "--dry-run"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert sorted(line["kind"] for line in lines) == ["kill"] * 4 + ["zombie"]
+
+
+@pytest.mark.timeout(120)
+def test_a_short_soak(embedded: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("HEADWATER_BROKER", embedded)
+    status = cli.run(["soak", "--minutes", "0.1", "--rate", "100", "--users", "50", "--json"])
+    line = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert line["problems"] == []
+    assert status == 0
+    assert (line["lost"], line["doubled"]) == (0, 0)
+    assert 50 < line["memory_mb"]["last"] <= line["memory_mb"]["most"]
+    assert line["fds"]["last"] > 10
+    assert len(line["samples"]) >= 3

@@ -10,6 +10,8 @@ from tests.integration.harness import Outgoing
 
 __all__ = ["KINDS", "make_bad_records"]
 
+_MSGPACK: Final = (("content-type", b"application/msgpack"),)
+
 _Parts = tuple[bytes | None, bytes | None, tuple[tuple[str, bytes], ...]]
 
 
@@ -78,6 +80,10 @@ KINDS: Final[Sequence[Callable[[random.Random], _Parts]]] = (
     lambda rng: _json(_event(rng, context=json.loads("[" * 40 + "]" * 40))),
     lambda rng: (b"user-4", b'{"user_id":"user-4","context":' + b"[" * 5000 + b"]" * 5000 + b"}", ()),
     lambda rng: _json(_event(rng, context="x" * 66_000)) if rng.random() < 0.02 else _json(_event(rng, item_id=3)),
+    # What is small to send and would be huge to hold: lengths that lie, and nesting without end.
+    lambda rng: (b"user-5", rng.choice((b"\xdd", b"\xdf", b"\xdb", b"\xc6")) + b"\xff\xff\xff\xff", _MSGPACK),
+    lambda rng: (b"user-5", b"\x83\xa7user_id\xa6user-5\xa7context" + b"\x91" * 20_000, _MSGPACK),
+    lambda rng: (b"user-5", b"\x81" * 60_000, _MSGPACK),
     _with(("content-type", b"text/html")),
     _with(("content-type", b"\xff\xfe")),
     _with(("ce_type", b"com.example.refund")),

