@@ -102,8 +102,12 @@ class Encoder(Protocol):
         """
         ...
 
-    def embeddings(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Item embeddings of the given rows: shape of ``rows`` + (D,)."""
+    def items_at(self, rows: Iterable[int]) -> list[str]:
+        """``item_at`` of each row; the id of ``OUT_OF_VOCABULARY`` is empty."""
+        ...
+
+    def directions(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Item embeddings of the given rows, scaled to length 1: shape of ``rows`` + (D,)."""
         ...
 
     def set_available(self, item_id: str, available: bool) -> None:
