@@ -81,10 +81,6 @@ class Encoder(Protocol):
         """``row_of`` of each item."""
         ...
 
-    def item_at(self, row: int) -> str:
-        """The item id of a row of the item matrix."""
-        ...
-
     def step(
         self,
         hidden: NDArray[np.float32],
@@ -103,7 +99,7 @@ class Encoder(Protocol):
         ...
 
     def items_at(self, rows: Iterable[int]) -> list[str]:
-        """``item_at`` of each row; the id of ``OUT_OF_VOCABULARY`` is empty."""
+        """The item id of each row of the item matrix; that of ``OUT_OF_VOCABULARY`` is empty."""
         ...
 
     def directions(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
