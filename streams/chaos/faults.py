@@ -33,7 +33,7 @@ def _kill(stage: Stage, fault: Fault) -> Generator[None]:
 @contextmanager
 def _rebalance(stage: Stage, fault: Fault) -> Generator[None]:
     """A worker leaves in good order and joins again."""
-    worker = stage.workers[fault.worker]
+    worker = stage.workers[fault.worker].wait_ready()
     status = worker.terminate(_LEAVE_S_MAX)
     if status:
         raise ClientError(f"{worker.name} left with status {status}: {worker.last_words()}")

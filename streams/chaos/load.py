@@ -22,11 +22,12 @@ __all__ = ["Load"]
 _TICK_S: Final = 0.02
 _DELIVERY_TIMEOUT_S: Final = 180.0
 """Longer than any fault of the broker: no event is given up."""
+_GIVE_UP_S: Final = 5.0
 _ITEMS_MAX: Final = 1_000
 
 
 class Load(threading.Thread):
-    """Produces ``events_per_s`` until ``finish``; users, items and types are drawn from the seed.
+    """Produces ``events_per_s`` in a ``with`` block until ``finish``; users, items and types are of the seed.
 
     An event's number is in its ``context``; it has no id, by which a history would know it if the fence failed.
     """
@@ -41,6 +42,7 @@ class Load(threading.Thread):
         self._items = vocabulary[1:_ITEMS_MAX]
         self._finishing = threading.Event()
         self._pending: deque[tuple[int, str, Pending]] = deque()
+        self._given_up = False
         self._last_ms = 0
         self._error: BaseException | None = None
         self.sent = 0
@@ -59,6 +61,16 @@ class Load(threading.Thread):
         self.join()
         self.check()
 
+    def __enter__(self) -> "Load":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Produce nothing more; what nobody waited for is given up."""
+        self._given_up = True
+        self._finishing.set()
+        self.join(_GIVE_UP_S)
+
     def check(self) -> None:
         """Raise if the load broke off.
 
@@ -76,7 +88,7 @@ class Load(threading.Thread):
                     producer(self._settings.broker, cluster, delivery_timeout_s=_DELIVERY_TIMEOUT_S)
                 )
                 self._produce(client)
-                self._settle(lambda _: True)
+                self._settle(lambda _: not self._given_up)
         except BaseException as error:
             self._error = error
 

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from streams.chaos.faults import injected
-from streams.chaos.judge import judge
+from streams.chaos.judge import Judged, judge
 from streams.chaos.load import Load
 from streams.chaos.network import why_no_networks
 from streams.chaos.pauses import Occurrence
@@ -19,7 +19,7 @@ from streams.clients.kafka import KafkaError, Partition, admin, consumer
 from streams.clients.reading import end_offsets
 from streams.settings import BrokerSettings, Settings
 
-__all__ = ["ChaosOptions", "planned", "run", "settle"]
+__all__ = ["ChaosOptions", "judged_in_the_end", "planned", "run"]
 
 _SETTLE_S_MAX: Final = 180.0
 _POLL_S: Final = 0.3
@@ -86,18 +86,12 @@ def run(options: ChaosOptions, echo: Echo) -> Report:
         batch_events_max=100,
         commit_interval_s=0.02,
     ) as stage:
-        load = Load(
+        with Load(
             stage.settings, options.seed, users=options.users, events_per_s=options.events_per_s, types=(0, 1, 2)
-        )
-        load.start()
-        occurrences = _play(stage, load, faults, echo)
-        load.finish()
-        echo(f"{load.sent} events; waiting until they are settled")
-        settle(stage)
-        for worker in stage.workers:
-            if status := worker.terminate():
-                raise ClientError(f"{worker.name} ended with status {status}: {worker.last_words()}")
-        judged = judge(stage, load, echo)
+        ) as load:
+            occurrences = _play(stage, load, faults, echo)
+            load.finish()
+        judged = judged_in_the_end(stage, load, echo)
     return report_of(
         options.seed,
         options.workers,
@@ -133,7 +127,21 @@ def _described(fault: Fault) -> str:
     return f"{fault.kind}{where} for {fault.lasts_s:.1f} s{disk}"
 
 
-def settle(stage: Stage) -> None:
+def judged_in_the_end(stage: Stage, load: Load, echo: Echo) -> Judged:
+    """Wait until everything is settled, stop the workers, and judge.
+
+    Raises:
+        ClientError: it takes too long, or a worker does not end well.
+    """
+    echo(f"{load.sent} events; waiting until they are settled")
+    _settle(stage)
+    for worker in stage.workers:
+        if status := worker.wait_ready().terminate():
+            raise ClientError(f"{worker.name} ended with status {status}: {worker.last_words()}")
+    return judge(stage, load, echo)
+
+
+def _settle(stage: Stage) -> None:
     """Return when the group has committed every event; workers that end are started again.
 
     Raises:

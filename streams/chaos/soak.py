@@ -9,13 +9,12 @@ from typing import Final, NamedTuple
 import msgspec
 from rich.table import Table
 
-from streams.chaos.judge import Judged, judge
+from streams.chaos.judge import Judged
 from streams.chaos.load import Load
 from streams.chaos.pauses import Answer, percentile
-from streams.chaos.run import settle
+from streams.chaos.run import judged_in_the_end
 from streams.chaos.stage import Stage, staged
 from streams.chaos.vitals import Sample, Trend, fd_count, rss_mb, trend_of
-from streams.clients.errors import ClientError
 from streams.settings import BrokerSettings
 from streams.worker_process import WorkerProcess
 
@@ -77,19 +76,13 @@ def run(options: SoakOptions, echo: Echo) -> SoakReport:
     with staged(
         options.given_broker, workers=1, networks=False, home=options.home, echo=echo, flushes_often=False
     ) as stage:
-        load = Load(
+        with Load(
             stage.settings, options.seed, users=options.users, events_per_s=options.events_per_s, types=(0, 1, 2)
-        )
-        load.start()
-        began_ms = time.time() * 1000
-        samples = _sampled(stage, load, 60 * options.minutes, echo)
-        load.finish()
-        echo(f"{load.sent} events; waiting until they are settled")
-        settle(stage)
-        for worker in stage.workers:
-            if status := worker.terminate():
-                raise ClientError(f"{worker.name} ended with status {status}: {worker.last_words()}")
-        judged = judge(stage, load, echo)
+        ) as load:
+            began_ms = time.time() * 1000
+            samples = _sampled(stage, load, 60 * options.minutes, echo)
+            load.finish()
+        judged = judged_in_the_end(stage, load, echo)
     return _report(options, samples, judged, began_ms, stage.deaths)
 
 
