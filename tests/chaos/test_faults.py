@@ -1,6 +1,7 @@
 """Faults on schedule against real workers and brokers: no event lost, none folded twice, for any user."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -103,3 +104,15 @@ def test_a_short_soak(embedded: str, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert 50 < line["memory_mb"]["last"] <= line["memory_mb"]["most"]
     assert line["fds"]["last"] > 10
     assert len(line["samples"]) >= 3
+
+
+def test_what_cannot_be_had_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("HEADWATER_BROKER", raising=False)
+    monkeypatch.setattr("streams.chaos.run.why_no_networks", lambda: "network namespaces need root")
+    assert cli.run(["chaos", "--faults", "network"]) == 2
+    assert "no network faults here: network namespaces need root" in capsys.readouterr().err
+    (tmp_path / "something").touch()
+    assert cli.run(["chaos", "--keep", str(tmp_path)]) == 2
+    assert "is not empty" in capsys.readouterr().err
