@@ -72,6 +72,9 @@ def _partition_problems(store: StateStore, partition: int, changes: Mapping[byte
     store.open(partition)
     offset = store.offset(partition)
     problems: list[str] = []
+    end = max(change.offset for of_key in changes.values() for change in of_key)
+    if offset is not None and offset > end:
+        problems.append(f"{store.directory}: partition {partition} is at offset {offset}, the changelog ends at {end}")
     for (key, of_key), value in zip(changes.items(), store.load(partition, list(changes)), strict=True):
         applied = [change for change in of_key if offset is not None and change.offset <= offset]
         expected = applied[-1].digest if applied else None

@@ -135,6 +135,7 @@ def judged_in_the_end(stage: Stage, load: Load, echo: Echo) -> Judged:
     """
     echo(f"{load.sent} events; waiting until they are settled")
     _settle(stage)
+    stage.revive()
     for worker in stage.workers:
         if status := worker.wait_ready().terminate():
             raise ClientError(f"{worker.name} ended with status {status}: {worker.last_words()}")

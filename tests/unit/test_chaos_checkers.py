@@ -72,6 +72,7 @@ def _stored(home: Path, values: dict[bytes, bytes], offset: int) -> Path:
         ({b"u": b"one", b"v": b"two"}, 2, 1),  # behind it
         ({b"u": b"three"}, 2, 1),
         ({b"v": b"two"}, 0, 2),
+        ({b"u": b"three", b"v": b"two"}, 3, 1),  # beyond the end
     ],
 )
 def test_a_store_must_be_a_prefix_of_the_changelog(
