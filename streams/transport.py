@@ -15,6 +15,8 @@ Every change to Faust's consumer lives here; each names what it replaces (faust-
   queue: what was fetched after the seek and lost there would not be read again.
 - Records are handed on as aiokafka's parser made them (aiokafka consumer/fetcher.py copies each into a dataclass
   of eleven fields, at a tenth of an event's whole cost).
+- Nobody looks for livelocks. Faust's detector logs, from bookkeeping that ``settle`` replaces, and ends the worker
+  where a partition has no position yet (drivers/aiokafka.py, ``verify_event_path``): after any rebalance.
 - The longest fetch wait is a setting (drivers/aiokafka.py hard-codes ``fetch_max_wait_ms=1500``).
 """
 
@@ -242,6 +244,9 @@ class ChunkConsumer(driver.Consumer):
 
     def _new_offset(self, tp: TP) -> int | None:
         return self._settled.get(tp)
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """See the module's notes: a look that could only do harm."""
 
     async def wait_empty(self) -> None:
         """Let the engine finish what it has in work, then commit; Faust waits for acknowledgements here."""

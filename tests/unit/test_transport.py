@@ -278,6 +278,16 @@ def test_an_acknowledged_message_moves_nothing(consumer: Consumer) -> None:
     assert consumer._new_offset(VIEW) == 5
 
 
+def test_the_livelock_detector_looks_at_nothing(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_a_position(_now: float, _tp: TP) -> None:
+        raise AssertionError  # as aiokafka's subscription state does
+
+    monkeypatch.setattr(consumer.thread, "verify_event_path", without_a_position, raising=False)
+    monkeypatch.setattr(consumer, "assignment", lambda: {VIEW})
+    monkeypatch.setattr(consumer, "sleep", asyncio.sleep)
+    asyncio.run(consumer.verify_all_partitions_active())
+
+
 def test_settled_partitions_are_what_a_commit_looks_at(consumer: Consumer) -> None:
     consumer.settle(VIEW, 5)
     consumer.settle(CLICK, 6)
