@@ -13,7 +13,18 @@ from operators import limits
 from operators.interest import EVENT_TYPES
 from operators.wire import CONTENT_TYPES, CONTROL, JSON_HEADERS, Format, Wire, decoders, is_too_deep
 
-__all__ = ["CONTENT_TYPES", "JSON_HEADERS", "Event", "RejectCode", "Rejected", "decode", "fingerprint_of"]
+__all__ = [
+    "CONTENT_TYPES",
+    "JSON_HEADERS",
+    "Envelope",
+    "Event",
+    "RejectCode",
+    "Rejected",
+    "decode",
+    "fingerprint_of",
+    "id_problem",
+    "read_headers",
+]
 
 RejectCode = Literal[
     "malformed",
@@ -52,7 +63,7 @@ class Rejected(NamedTuple):
     reason: str
 
 
-class _Envelope(NamedTuple):
+class Envelope(NamedTuple):
     """What the record's headers say."""
 
     format: Format = "json"
@@ -60,7 +71,7 @@ class _Envelope(NamedTuple):
     timestamp_ms: int | None = None
 
 
-_PLAIN: Final = _Envelope()
+_PLAIN: Final = Envelope()
 
 
 def fingerprint_of(event_id: str) -> int:
@@ -90,7 +101,7 @@ def decode(
         return Rejected("malformed", "the record has no value")
     if len(value) > limits.event_bytes_max:
         return Rejected("too_large", f"{len(value)} bytes, at most {limits.event_bytes_max} are taken")
-    envelope = _read_headers(headers, event_type) if headers else _PLAIN
+    envelope = read_headers(headers, EVENT_TYPES[event_type]) if headers else _PLAIN
     if isinstance(envelope, Rejected):
         return envelope
     try:
@@ -106,7 +117,8 @@ def decode(
     return _check(wire, envelope, key, event_type, offset, now_ms)
 
 
-def _read_headers(headers: Iterable[tuple[str, bytes]], event_type: int) -> _Envelope | Rejected:
+def read_headers(headers: Iterable[tuple[str, bytes]], type_name: str) -> Envelope | Rejected:
+    """What the headers of a record on the topic of ``type_name`` say, or why they cannot be."""
     fmt: Format = "json"
     event_id, timestamp_ms = None, None
     try:
@@ -121,11 +133,11 @@ def _read_headers(headers: Iterable[tuple[str, bytes]], event_type: int) -> _Env
                 event_id = raw.decode()
             elif lowered == "ce_time":
                 timestamp_ms = _rfc3339_ms(raw.decode())
-            elif lowered == "ce_type" and raw.decode().rpartition(".")[2] != EVENT_TYPES[event_type]:
-                return Rejected("unknown_type", f"ce_type {raw[:80]!r} on the topic of {EVENT_TYPES[event_type]!r}")
+            elif lowered == "ce_type" and raw.decode().rpartition(".")[2] != type_name:
+                return Rejected("unknown_type", f"ce_type {raw[:80]!r} on the topic of {type_name!r}")
     except (UnicodeDecodeError, ValueError, AttributeError, OverflowError) as error:
         return Rejected("malformed", f"unreadable header: {error}")
-    return _Envelope(fmt, event_id, timestamp_ms)
+    return Envelope(fmt, event_id, timestamp_ms)
 
 
 def _rfc3339_ms(text: str) -> int:
@@ -136,7 +148,7 @@ def _rfc3339_ms(text: str) -> int:
 
 
 def _check(
-    wire: Wire, envelope: _Envelope, key: bytes | None, event_type: int, offset: int, now_ms: int
+    wire: Wire, envelope: Envelope, key: bytes | None, event_type: int, offset: int, now_ms: int
 ) -> Event | Rejected:
     event_id = wire.event_id if wire.event_id is not None else envelope.event_id
     timestamp_ms = wire.timestamp if wire.timestamp is not None else envelope.timestamp_ms
@@ -150,7 +162,7 @@ def _check(
         return Rejected("non_finite", f"value {wire.value} is not a finite number within {limits.value_max:g}")
     ids = (wire.user_id, wire.item_id, event_id, wire.session_id)
     for name, text in zip(_ID_NAMES, ids, strict=True):
-        problem = None if text is None else _id_problem(text)
+        problem = None if text is None else id_problem(text)
         if problem is not None:
             return Rejected("bad_id", f"{name} {problem}")
     if key is None:
@@ -161,7 +173,8 @@ def _check(
     return Event(key, wire.item_id, event_type, timestamp_ms, offset, fingerprint)
 
 
-def _id_problem(text: str) -> str | None:
+def id_problem(text: str) -> str | None:
+    """What is wrong with an id, or None."""
     if not text:
         return "is empty"
     if len(text) > limits.id_bytes_max or (not text.isascii() and _utf8_bytes(text) > limits.id_bytes_max):

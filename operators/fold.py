@@ -28,6 +28,8 @@ class Folded(NamedTuple):
     late: int
     unknown: int
     """Fresh events whose item the model does not know."""
+    erased: int = 0
+    """Events refused because the user was erased after them."""
 
 
 def fold_all(states: Sequence[UserState], events: Columns, bounds: Sequence[int], encoder: Encoder) -> list[Folded]:
@@ -76,7 +78,9 @@ class _InOrder:
         known = np.logical_or.reduceat(
             self._events.offsets < self._fences[self._user_of, self._events.types], self._starts
         )
-        older = self._events.times_ms[self._starts] < self._newest_ms
+        oldest_ms = self._events.times_ms[self._starts]
+        erased_ms = np.array([state.erased_until_ms for state in self._states], np.int64)
+        older = (oldest_ms < self._newest_ms) | (oldest_ms <= erased_ms)
         return [
             new and not recurs and (not state.types or state.model_version == self._version)
             for new, recurs, state in zip((~(known | older)).tolist(), self._recurs(), self._states, strict=True)
@@ -111,8 +115,8 @@ def fold(state: UserState, events: Sequence[Event], encoder: Encoder) -> Folded:
 
     An event below the fence of its source, or with the event id of one in the history, is a duplicate. One
     that is older than the newest in the history goes to its place there and the history is encoded anew; one
-    that is older than a full history is late: counted, not folded. Fences move past every event. A state of
-    another model version is encoded anew from its history.
+    that is older than a full history is late: counted, not folded; one that an erasure covers is refused.
+    Fences move past every event. A state of another model version is encoded anew from its history.
 
     The recurrent state is then that of a pass over the whole history since the last such encoding.
     """
@@ -120,7 +124,7 @@ def fold(state: UserState, events: Sequence[Event], encoder: Encoder) -> Folded:
         events = sorted(events, key=_event_time_order)
     stored = _Steps.of(state) if state.model_version != encoder.version else None
     newest_ms = state.times_ms[-1] if state.times_ms else None
-    fresh, inserted, duplicates, late = _sift(state, events, newest_ms)
+    fresh, inserted, duplicates, late, erased = _sift(state, events, newest_ms)
     in_order = Columns.of(fresh[inserted:])
     state.extend(in_order)
     state.events_count += len(fresh)
@@ -132,25 +136,27 @@ def fold(state: UserState, events: Sequence[Event], encoder: Encoder) -> Folded:
         _note_steps(state, job, anew=anew)
         state.model_version = encoder.version
     unknown = encoder.rows_of([event.item_id for event in fresh]).count(OUT_OF_VOCABULARY)
-    return Folded(job, [(event.item_id, event.timestamp_ms) for event in fresh], duplicates, late, unknown)
+    return Folded(job, [(event.item_id, event.timestamp_ms) for event in fresh], duplicates, late, unknown, erased)
 
 
-def _sift(state: UserState, events: Sequence[Event], newest_ms: int | None) -> tuple[list[Event], int, int, int]:
+def _sift(state: UserState, events: Sequence[Event], newest_ms: int | None) -> tuple[list[Event], int, int, int, int]:
     """Moves the fences, puts what is older than ``newest_ms`` in its place, and leaves the rest to be appended.
 
     Returns the fresh events in event-time order, how many of them (the first ones) were inserted, and the numbers
-    of duplicates and of late ones.
+    of duplicates, of late ones and of those that an erasure covers.
     """
     fences, known = state.fences, tuple(state.fences)
     places = _Places(state) if _ids_recur(state, [event.fingerprint for event in events]) else None
     fresh: list[Event] = []
-    inserted = duplicates = late = 0
+    inserted = duplicates = late = erased = 0
     for event in events:
         source, offset, fingerprint = event.type, event.offset, event.fingerprint
         if offset >= fences[source]:
             fences[source] = offset + 1
         if offset < known[source] or (places is not None and places.has(fingerprint)):
             duplicates += 1
+        elif event.timestamp_ms <= state.erased_until_ms:
+            erased += 1
         elif newest_ms is None or event.timestamp_ms >= newest_ms:
             fresh.append(event)
             if places is not None:
@@ -163,7 +169,7 @@ def _sift(state: UserState, events: Sequence[Event], newest_ms: int | None) -> t
             places = _Places(state) if places is not None else None
             fresh.append(event)
             inserted += 1
-    return fresh, inserted, duplicates, late
+    return fresh, inserted, duplicates, late, erased
 
 
 def _ids_recur(state: UserState, fingerprints: Sequence[int]) -> bool:

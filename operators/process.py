@@ -8,8 +8,9 @@ import numpy as np
 from operators import ranking, state
 from operators.candidates.popularity import Popularity
 from operators.columns import Columns, decode_columns
+from operators.erasure import ERASURE, ErasureRequest, Receipt, decode_erasure, digest_of, encode_receipt, husk_key
 from operators.events import Rejected
-from operators.fold import Folded, fold_all
+from operators.fold import Folded, fold, fold_all
 from operators.interest import Encoder, refresh
 from operators.ranking import Cause, Policy, RecommendationList
 from operators.state import UserState
@@ -21,6 +22,7 @@ __all__ = [
     "Counts",
     "DeadLetter",
     "Effects",
+    "Erase",
     "Publish",
     "PutState",
     "Record",
@@ -83,14 +85,31 @@ class Publish(NamedTuple):
     value: bytes
 
 
+class Erase(NamedTuple):
+    """An erasure that was carried out, and the receipt that is published when nothing else is left to do.
+
+    A user with newer events has a state and a list that were made of those, among the effects of the batch.
+    """
+
+    user: UserKey
+    husk: tuple[bytes, bytes] | None
+    """Key and value of what stays of a user of whom nothing else does: state and list go. None for another user."""
+    next_offset: int
+    """Fence of the erase topic behind the request."""
+    receipt: tuple[bytes, bytes]
+    """Key and value."""
+
+
 class Counts(NamedTuple):
-    """What became of a batch's records; the first five add up to ``records``."""
+    """What became of a batch's records; those from ``folded`` to ``erasures`` add up to ``records``."""
 
     records: int = 0
     folded: int = 0
     duplicates: int = 0
     late: int = 0
     rejected: int = 0
+    erased: int = 0
+    erasures: int = 0
     unknown_items: int = 0
     popularity_lists: int = 0
 
@@ -105,6 +124,13 @@ class Batch(NamedTuple):
     """The events of user n are those from ``bounds[n]`` up to ``bounds[n + 1]``."""
     dead_letters: list[DeadLetter]
     records: int
+    erasures: list[tuple[UserKey, ErasureRequest]]
+    """In the order of the erase topic within each partition."""
+
+    @property
+    def touched(self) -> list[UserKey]:
+        """Every user whose state the batch needs."""
+        return list(dict.fromkeys([*self.users, *(user for user, _ in self.erasures)]))
 
 
 class Effects(NamedTuple):
@@ -114,6 +140,7 @@ class Effects(NamedTuple):
     lists: list[Publish]
     dead_letters: list[DeadLetter]
     counts: Counts
+    erasures: Sequence[Erase] = ()
 
 
 NO_EFFECTS: Final = Effects([], [], [], Counts())
@@ -126,9 +153,13 @@ def decode_chunks(chunks: Iterable[Chunk], now_ms: int) -> Batch:
     parts: list[Columns] = []
     numbers: list[int] = []
     dead_letters: list[DeadLetter] = []
+    erasures: list[tuple[UserKey, ErasureRequest]] = []
     records = 0
     for chunk in chunks:
         records += len(chunk.records)
+        if chunk.event_type == ERASURE:
+            _decode_erasures(chunk, now_ms, erasures, dead_letters)
+            continue
         columns, rejected = decode_columns(chunk.records, chunk.event_type, now_ms)
         parts.append(columns)
         if chunk.partition not in places:
@@ -140,7 +171,18 @@ def decode_chunks(chunks: Iterable[Chunk], now_ms: int) -> Batch:
     user_of = np.array(numbers, np.int64)
     order = np.lexsort((events.offsets, events.types, events.times_ms, user_of))
     bounds = np.searchsorted(user_of[order], np.arange(len(users) + 1)).tolist()
-    return Batch(users, events.in_order(order), bounds, dead_letters, records)
+    return Batch(users, events.in_order(order), bounds, dead_letters, records, erasures)
+
+
+def _decode_erasures(
+    chunk: Chunk, now_ms: int, erasures: list[tuple[UserKey, ErasureRequest]], dead_letters: list[DeadLetter]
+) -> None:
+    for record in chunk.records:
+        request = decode_erasure(record.value, record.key, record.headers, record.offset, now_ms)
+        if isinstance(request, Rejected):
+            dead_letters.append(DeadLetter(chunk.topic, chunk.partition, record, request))
+        else:
+            erasures.append((UserKey(chunk.partition, request.key), request))
 
 
 class _Places(dict[bytes, int]):
@@ -172,25 +214,58 @@ def process_batch(
 
     Every user with an event in the batch gets one state and one list, that names all of the user's events
     in the batch. A user whose events are all duplicates gets both again: the first may not have been
-    delivered when the worker died.
+    delivered when the worker died. Erasures come first: what they leave of a user is built anew by the newer
+    events of the batch, and a user of whom nothing is left gets neither.
 
     Args:
-        states: of every user in the batch, fresh ones for new users; changed in place.
+        states: of every user that the batch touches, fresh ones for new users; changed in place.
         popularity: by partition; changed in place.
-        topics: name of the event topic of each event type.
+        topics: name of the event topic of each event type, and of the erase topic.
         withdrawn: item ids that no list may hold.
         now_ms: becomes ``generated_at``.
     """
-    users = batch.users
+    for user, request in batch.erasures:
+        if request.offset >= states[user].fences[ERASURE]:  # one that is read again erases nothing twice
+            states[user].erase(request.until_ms, request.offset + 1)
+    # Whom an erasure leaves newer events is built anew from those, also where the batch brings no more of them.
+    left = [user for user in batch.touched[len(batch.users) :] if states[user].types]
+    users = [*batch.users, *left]
     of_users = [states[user] for user in users]
-    folded = fold_all(of_users, batch.events, batch.bounds, encoder)
+    folded = fold_all(of_users[: len(batch.users)], batch.events, batch.bounds, encoder)
+    folded += [fold(states[user], [], encoder) for user in left]
     _refresh(of_users, folded, encoder)
     for user, outcome in zip(users, folded, strict=True):
         popularity[user.partition].extend(outcome.fresh)
     ranked = ranking.rank(of_users, [popularity[user.partition] for user in users], encoder, policy, withdrawn)
-    lists = _encode_lists(batch, ranked, encoder.version, policy, topics, now_ms)
+    origins = [*_origins(batch, topics), *_origins_left(batch, left, states, topics)]
+    lists = _encode_lists(users, ranked, origins, encoder.version, policy, now_ms)
     puts = [PutState(user, state.encode(user_state)) for user, user_state in zip(users, of_users, strict=True)]
-    return Effects(puts, lists, batch.dead_letters, _count(batch, folded, ranked))
+    gone = {user for user, user_state in zip(users, of_users, strict=True) if not user_state.types}
+    if gone:
+        lists = [ranked_list for ranked_list in lists if ranked_list.user not in gone]
+        puts = [put for put in puts if put.user not in gone]
+    erasures = tuple(
+        _erase_effect(user, request, states[user], topics[ERASURE], now_ms) for user, request in batch.erasures
+    )
+    return Effects(puts, lists, batch.dead_letters, _count(batch, folded, ranked), erasures)
+
+
+def _erase_effect(user: UserKey, request: ErasureRequest, user_state: UserState, topic: str, now_ms: int) -> Erase:
+    request_id = request.request_id or f"{topic}-{user.partition}-{request.offset}"
+    receipt = Receipt(
+        request_id=request_id,
+        digest=digest_of(user.key).hex(),
+        erased_until=user_state.erased_until_ms,
+        erased_at=now_ms,
+        partition=user.partition,
+        offset=request.offset,
+    )
+    return Erase(
+        user,
+        husk=None if user_state.types else (husk_key(user.key), state.encode(user_state)),
+        next_offset=request.offset + 1,
+        receipt=(request_id.encode(), encode_receipt(receipt)),
+    )
 
 
 def _refresh(states: Sequence[UserState], folded: Sequence[Folded], encoder: Encoder) -> None:
@@ -203,30 +278,62 @@ def _refresh(states: Sequence[UserState], folded: Sequence[Folded], encoder: Enc
         user_state.hidden, user_state.vector = hidden[n].copy(), vectors[n].copy()
 
 
-def _encode_lists(
-    batch: Batch,
-    ranked: Sequence[list[ranking.RankedItem]],
-    model_version: str,
-    policy: Policy,
-    topics: Sequence[str],
-    now_ms: int,
-) -> list[Publish]:
+class _Origin(NamedTuple):
+    """What a list comes of."""
+
+    request_id: str
+    event_time_ms: int
+    causes: list[Cause]
+
+
+def _origins(batch: Batch, topics: Sequence[str]) -> list[_Origin]:
+    """Of each user with events: all of them."""
     events, bounds = batch.events, batch.bounds
     types: list[int] = events.types.tolist()
     topic_of = [topics[event_type] for event_type in types]
     offsets: list[int] = events.offsets.tolist()
     times_ms: list[int] = events.times_ms.tolist()
-    lists: list[Publish] = []
-    for n, (user, items) in enumerate(zip(batch.users, ranked, strict=True)):
+    origins: list[_Origin] = []
+    for n, user in enumerate(batch.users):
         places = range(bounds[n], bounds[n + 1])
         last = places[-1]
+        causes = [Cause(topic_of[at], user.partition, offsets[at]) for at in places]
+        origins.append(_Origin(f"{topic_of[last]}-{user.partition}-{offsets[last]}", times_ms[last], causes))
+    return origins
+
+
+def _origins_left(
+    batch: Batch, left: Sequence[UserKey], states: Mapping[UserKey, UserState], topics: Sequence[str]
+) -> list[_Origin]:
+    """Of each user without events: the erasures."""
+    offsets = {user: [request.offset for erased, request in batch.erasures if erased == user] for user in left}
+    return [
+        _Origin(
+            f"{topics[ERASURE]}-{user.partition}-{offsets[user][-1]}",
+            states[user].times_ms[-1],
+            [Cause(topics[ERASURE], user.partition, offset) for offset in offsets[user]],
+        )
+        for user in left
+    ]
+
+
+def _encode_lists(
+    users: Sequence[UserKey],
+    ranked: Sequence[list[ranking.RankedItem]],
+    origins: Sequence[_Origin],
+    model_version: str,
+    policy: Policy,
+    now_ms: int,
+) -> list[Publish]:
+    lists: list[Publish] = []
+    for user, items, origin in zip(users, ranked, origins, strict=True):
         value = ranking.encode_list(
             RecommendationList(
-                request_id=f"{topic_of[last]}-{user.partition}-{offsets[last]}",
+                request_id=origin.request_id,
                 user_id=user.key.decode(),
                 generated_at=now_ms,
-                event_time=times_ms[last],
-                caused_by=[Cause(topic_of[at], user.partition, offsets[at]) for at in places],
+                event_time=origin.event_time_ms,
+                caused_by=origin.causes,
                 model_version=model_version,
                 variant=policy.variant,
                 degraded=False,
@@ -244,6 +351,8 @@ def _count(batch: Batch, folded: Sequence[Folded], ranked: Sequence[Sequence[ran
         duplicates=sum(outcome.duplicates for outcome in folded),
         late=sum(outcome.late for outcome in folded),
         rejected=len(batch.dead_letters),
+        erased=sum(outcome.erased for outcome in folded),
+        erasures=len(batch.erasures),
         unknown_items=sum(outcome.unknown for outcome in folded),
         popularity_lists=sum(bool(items) and items[0].source == "popularity" for items in ranked),
     )

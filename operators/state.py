@@ -3,6 +3,7 @@
 import struct
 import zlib
 from array import array
+from bisect import bisect_right
 from typing import Final
 
 import numpy as np
@@ -15,13 +16,18 @@ from operators.events import Event
 __all__ = ["SCHEMA_VERSION", "SOURCE_SLOTS", "StateError", "UserState", "decode", "encode"]
 
 SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION_ERASED: Final = 2
+"""Of a state that tells of an erasure: schema 1 with one number more."""
 SOURCE_SLOTS: Final = 4
-"""Fences a state carries: view, click, purchase, and one kept for erasures."""
+"""Fences a state carries: view, click, purchase, and the erase topic's."""
 
 _SEPARATOR: Final = b"\x00"
 # schema version, model version bytes, history events, hidden floats, vector floats, item id bytes,
 # events folded, late events, steps of known and of unknown items, fences
 _HEADER: Final = struct.Struct("<BBHHHIQIII4q")
+# schema 2: and the event time up to which the user was erased
+_HEADER_ERASED: Final = struct.Struct("<BBHHHIQIII4qq")
+_LAYOUTS: Final = {SCHEMA_VERSION: _HEADER, SCHEMA_VERSION_ERASED: _HEADER_ERASED}
 _CHECKSUM: Final = struct.Struct("<I")
 
 
@@ -39,11 +45,13 @@ class UserState:
         known_count, unknown_count: steps in ``hidden`` of items that the model knows, and of items that it does not.
         item_ids: ids of the history in event-time order, joined by NUL (ids hold no control character).
         types, times_ms, fingerprints: of the same events.
+        erased_until_ms: event time up to which events are refused because the user was erased; -1 for never.
         hidden: (S,) float32 recurrent state, or None before the first event.
         vector: (D,) float32 interest vector, or None before the first event.
     """
 
     __slots__ = (
+        "erased_until_ms",
         "events_count",
         "fences",
         "fingerprints",
@@ -60,6 +68,7 @@ class UserState:
 
     def __init__(self) -> None:
         self.fences = [0] * SOURCE_SLOTS
+        self.erased_until_ms: int = -1
         self.model_version = ""
         self.events_count = 0
         self.late_count = 0
@@ -71,6 +80,25 @@ class UserState:
         self.fingerprints: array[int] = array("Q")
         self.hidden: NDArray[np.float32] | None = None
         self.vector: NDArray[np.float32] | None = None
+
+    def erase(self, until_ms: int, next_offset: int) -> None:
+        """Forget every event up to ``until_ms`` and all that was made of any, and refuse such events from now on.
+
+        Newer events of the history stay, as of a user of whom nothing else was ever known: the next fold encodes
+        them anew. So it is all one whether they were folded before the erasure or after it.
+
+        Args:
+            next_offset: fence of the erase topic behind the request.
+        """
+        first = bisect_right(self.times_ms, until_ms)
+        items, types = self.history_items[first:], self.types[first:]
+        times_ms, fingerprints = self.times_ms[first:], self.fingerprints[first:]
+        fences, until_ms = [*self.fences[:-1], next_offset], max(until_ms, self.erased_until_ms)
+        UserState.__init__(self)
+        self.fences, self.erased_until_ms = fences, until_ms
+        self.item_ids, self.types = "\x00".join(items).encode(), types
+        self.times_ms, self.fingerprints = times_ms, fingerprints
+        self.events_count = len(types)
 
     @property
     def history_items(self) -> list[str]:
@@ -117,12 +145,13 @@ class UserState:
 
 
 def encode(state: UserState) -> bytes:
-    """The state as bytes of schema ``SCHEMA_VERSION``, closed by a CRC-32."""
+    """The state as bytes of schema 1, or 2 where the user was once erased, closed by a CRC-32."""
     version = state.model_version.encode()
     hidden = b"" if state.hidden is None else state.hidden.tobytes()
     vector = b"" if state.vector is None else state.vector.tobytes()
-    header = _HEADER.pack(
-        SCHEMA_VERSION,
+    erased = state.erased_until_ms >= 0
+    numbers = (
+        SCHEMA_VERSION_ERASED if erased else SCHEMA_VERSION,
         len(version),
         len(state.types),
         len(hidden) // 4,
@@ -134,6 +163,7 @@ def encode(state: UserState) -> bytes:
         state.unknown_count,
         *state.fences,
     )
+    header = _HEADER_ERASED.pack(*numbers, state.erased_until_ms) if erased else _HEADER.pack(*numbers)
     history = (state.times_ms.tobytes(), state.fingerprints.tobytes(), state.types, state.item_ids)
     body = b"".join((header, version, hidden, vector, *history))
     return body + _CHECKSUM.pack(zlib.crc32(body))
@@ -147,19 +177,23 @@ def decode(value: bytes) -> UserState:
     """
     if len(value) < _HEADER.size + _CHECKSUM.size:
         raise StateError(f"{len(value)} bytes are too few for a user state")
-    if value[0] != SCHEMA_VERSION:
-        raise StateError(f"user state of schema {value[0]}; this version reads schema {SCHEMA_VERSION}")
+    layout = _LAYOUTS.get(value[0])
+    if layout is None:
+        raise StateError(f"user state of schema {value[0]}; this version reads schemas {', '.join(map(str, _LAYOUTS))}")
+    if len(value) < layout.size + _CHECKSUM.size:
+        raise StateError(f"{len(value)} bytes are too few for a user state")
     if zlib.crc32(memoryview(value)[: -_CHECKSUM.size]) != _CHECKSUM.unpack_from(value, len(value) - 4)[0]:
         raise StateError("user state with a wrong checksum: the stored bytes are damaged")
-    _, version_n, events, hidden_n, vector_n, ids_n, folded, late, known, unknown, *fences = _HEADER.unpack_from(value)
-    expected = _HEADER.size + version_n + 4 * (hidden_n + vector_n) + 17 * events + ids_n + _CHECKSUM.size
+    _, version_n, events, hidden_n, vector_n, ids_n, folded, late, known, unknown, *rest = layout.unpack_from(value)
+    expected = layout.size + version_n + 4 * (hidden_n + vector_n) + 17 * events + ids_n + _CHECKSUM.size
     if len(value) != expected:
         raise StateError(f"user state of {len(value)} bytes; its header says {expected}")
     state = UserState()
-    state.fences = fences
+    state.fences = rest[:SOURCE_SLOTS]
+    state.erased_until_ms = rest[SOURCE_SLOTS] if len(rest) > SOURCE_SLOTS else -1
     state.events_count, state.late_count = folded, late
     state.known_count, state.unknown_count = known, unknown
-    at = _HEADER.size
+    at = layout.size
     state.model_version = value[at : at + version_n].decode()
     at += version_n
     if hidden_n:

@@ -1,4 +1,4 @@
-"""The access rights that each role needs, and nothing beyond them: worker, producer, catalog, reader."""
+"""The access rights that each role needs, and nothing beyond them: worker, producer, catalog, reader, eraser."""
 
 from typing import Final, Literal, NamedTuple
 
@@ -7,8 +7,8 @@ from streams.topics import changelog_topic
 
 __all__ = ["ROLES", "Grant", "Role", "grants"]
 
-Role = Literal["worker", "producer", "catalog", "reader"]
-ROLES: Final[tuple[Role, ...]] = ("worker", "producer", "catalog", "reader")
+Role = Literal["worker", "producer", "catalog", "reader", "eraser"]
+ROLES: Final[tuple[Role, ...]] = ("worker", "producer", "catalog", "reader", "eraser")
 
 
 class Grant(NamedTuple):
@@ -24,7 +24,8 @@ def grants(settings: Settings, role: Role) -> list[Grant]:
 
     A worker reads events and catalogue, keeps its state in the changelog, publishes and commits; ``headwater
     doctor`` needs the same. A producer writes events, a catalog writer items. A reader is ``watch`` (lists, and
-    titles from the catalogue) and ``inspect`` (lists and changelog). Topics are created by a user who may do that.
+    titles from the catalogue) and ``inspect`` (lists and changelog). An eraser asks for erasures and reads their
+    receipts. Topics are created by a user who may do that.
     """
     topics, group = settings.topics, settings.worker.app_id
     changelog = changelog_topic(group)
@@ -34,8 +35,10 @@ def grants(settings: Settings, role: Role) -> list[Grant]:
         return [Grant("write", "topic", topics.catalog)]
     if role == "reader":
         return [Grant("read", "topic", name) for name in (topics.recommendations, topics.catalog, changelog)]
-    read = (*topics.events, topics.catalog, changelog)
-    written = (topics.recommendations, topics.dead_letter, changelog)
+    if role == "eraser":
+        return [Grant("write", "topic", topics.erase), Grant("read", "topic", topics.receipts)]
+    read = (*topics.sources, topics.catalog, changelog)
+    written = (topics.recommendations, topics.dead_letter, topics.receipts, changelog)
     return [
         *(Grant("read", "topic", name) for name in read),
         *(Grant("write", "topic", name) for name in written),

@@ -46,7 +46,6 @@ log = logging.getLogger(__name__)
 _START_TIMEOUT_S = 60.0
 _LEAVE_TIMEOUT_S = 3.0
 _GC_THRESHOLDS = (20_000, 20, 20)
-_SWITCH_INTERVAL_S = 0.0005
 _NOT_ALLOWED = (TopicAuthorizationFailedError, GroupAuthorizationFailedError)
 
 
@@ -92,7 +91,7 @@ class Worker:
         self.app = new_app(settings)
         self.app.tables.add(UserTable(self.app, self.store, self._fail, table_partitions))
         self.engine = self._new_engine(encoder, catalog, partitions)
-        event_types = {topic: event_type for event_type, topic in enumerate(settings.topics.events)}
+        event_types = {topic: event_type for event_type, topic in enumerate(settings.topics.sources)}
         add_agent(self.app, self.engine, event_types)
         self.app.chunk_consumer.on_revoke_drain(self.engine)
         self.web = WebServer(worker.web_host, worker.web_port, self.metrics, self.is_ready)
@@ -103,7 +102,7 @@ class Worker:
                 f"health and metrics cannot be served on {worker.web_host}:{worker.web_port} ({error.strerror}):"
                 " set worker.web_port to a free port, or to 0 for none"
             ) from None
-        _tune_interpreter()
+        _tune_collector()
         self.engine.start()
         self._is_joining = True
         await self._until_ended(asyncio.ensure_future(self.app.start()))
@@ -119,6 +118,8 @@ class Worker:
             partitions[topics.recommendations],
             topics.dead_letter,
             partitions[topics.dead_letter],
+            topics.receipts,
+            partitions[topics.receipts],
         )
         checkpoint = Checkpoint(
             lambda: self.app.batch_producer,
@@ -140,7 +141,7 @@ class Worker:
             checkpoint,
             self.metrics,
             policy,
-            topics.events,
+            topics.sources,
             source=self.app.chunk_consumer,
             accepts=self._accepts,
             batch_events_max=worker.batch_events_max,
@@ -223,18 +224,15 @@ class Worker:
         while True:
             await asyncio.sleep(limits.flush_interval_s)
             await asyncio.get_running_loop().run_in_executor(self._write_thread, self.store.flush)
+            # What a restore deleted, which another worker erased.
+            await asyncio.get_running_loop().run_in_executor(self._write_thread, self.store.scrub)
             self.metrics.gauges["cached_users"] = len(self.states)
             self.metrics.gauges["state_bytes"] = self.store.size_bytes()
             self.metrics.gauges["misplaced_users"] = self.states.misplaced_users
 
 
-def _tune_interpreter() -> None:
-    """Fewer full collections, and quicker turns.
-
-    What is loaded by now lives as long as the process: frozen, it is not walked by every full collection. The core
-    leaves the interpreter to the other threads during every encoder call, and must not wait long to come back.
-    """
-    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+def _tune_collector() -> None:
+    """What is loaded by now lives as long as the process: frozen, it is not walked by every full collection."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)

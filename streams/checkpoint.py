@@ -6,18 +6,20 @@ the changelog but not acknowledged is known by the fences when it comes again.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
 from operators.events import JSON_HEADERS
-from operators.process import DeadLetter, Effects
+from operators.process import DeadLetter, Effects, Erase
 from streams.dead_letters import headers_of, value_of
 from streams.store import StateStore
 
 __all__ = ["Checkpoint", "Settlement", "Targets"]
 
 
+Change = tuple[bytes, bytes | None]
+"""Key and new value of the state table; None deletes."""
 Outgoing = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
 
 
@@ -29,6 +31,8 @@ class Targets(NamedTuple):
     recommendations_partitions: int
     dead_letter: str
     dead_letter_partitions: int
+    receipts: str = "erasure-receipts"
+    receipts_partitions: int = 1
 
 
 class Settlement(NamedTuple):
@@ -61,6 +65,8 @@ class Checkpoint:
     async def settle(self, settlement: Settlement) -> None:
         """Deliver, store, acknowledge; an error at any step leaves the offsets where they were.
 
+        The receipt of an erasure is sent when tombstones are delivered and nothing is left in the store's files.
+
         Raises:
             KafkaError: a record was not delivered.
             Exception: whatever the store raises.
@@ -73,12 +79,26 @@ class Checkpoint:
             self._deliver(self._targets.changelog, changelog), self._deliver_output(settlement.effects)
         )
         await asyncio.get_running_loop().run_in_executor(self._executor, self._write, changes, delivered)
+        if settlement.effects.erasures:
+            await self._finish_erasures(settlement.effects.erasures)
         for tp, offset in settlement.offsets.items():
             self._settle(tp, offset)
+
+    async def _finish_erasures(self, erasures: Sequence[Erase]) -> None:
+        partitions = {erase.user.partition for erase in erasures}
+        await asyncio.get_running_loop().run_in_executor(self._executor, self._store.scrub, partitions)
+        receipts: defaultdict[int, list[Outgoing]] = defaultdict(list)
+        for erase in erasures:
+            at = erase.user.partition % self._targets.receipts_partitions
+            receipts[at].append((*erase.receipt, JSON_HEADERS))
+        await self._deliver(self._targets.receipts, receipts)
 
     async def _deliver_output(self, effects: Effects) -> None:
         targets = self._targets
         lists: defaultdict[int, list[Outgoing]] = defaultdict(list)
+        for erase in effects.erasures:
+            if erase.husk is not None:
+                lists[erase.user.partition % targets.recommendations_partitions].append((erase.user.key, None, []))
         for user, value in effects.lists:
             lists[user.partition % targets.recommendations_partitions].append((user.key, value, JSON_HEADERS))
         dead: defaultdict[int, list[Outgoing]] = defaultdict(list)
@@ -116,13 +136,17 @@ class Checkpoint:
             batch.close()
         return batches
 
-    def _write(self, changes: Mapping[int, list[tuple[bytes, bytes]]], delivered: Mapping[int, int]) -> None:
+    def _write(self, changes: Mapping[int, list[Change]], delivered: Mapping[int, int]) -> None:
         for partition, part in changes.items():
             self._store.write(partition, part, delivered[partition])
 
 
-def _changes_by_partition(settlement: Settlement) -> dict[int, list[tuple[bytes, bytes]]]:
-    changes: defaultdict[int, list[tuple[bytes, bytes]]] = defaultdict(list)
+def _changes_by_partition(settlement: Settlement) -> dict[int, list[Change]]:
+    changes: defaultdict[int, list[Change]] = defaultdict(list)
+    for erase in settlement.effects.erasures:
+        if erase.husk is not None:
+            # The husk first: without it nothing would refuse what is read again.
+            changes[erase.user.partition] += [erase.husk, (erase.user.key, None)]
     for user, value in settlement.effects.puts:
         changes[user.partition].append((user.key, value))
     for partition, key, value in settlement.snapshots:

@@ -63,6 +63,7 @@ _COMMANDS = {
     events.watch: "watch --titles --count 1 --timeout 20",
     events.replay: "replay complete-journey --from 2017-06-01 --to 2017-06-02 --no-catalog",
     events.inspect: "inspect 1",
+    events.erase: "erase 1",
     system.doctor: "doctor",
     system.broker: "broker --port 19092",
     system.worker: "worker",

@@ -14,6 +14,8 @@ _HELP: Final = {
     "duplicates_total": "events that were known already",
     "late_total": "events older than the user's whole history",
     "rejected_total": "records sent to the dead-letter topic",
+    "erased_total": "events refused because their user was erased after them",
+    "erasures_total": "erasure requests carried out",
     "unknown_items_total": "events whose item the model does not know",
     "lists_total": "lists published",
     "popularity_lists_total": "lists published for users the model knows nothing of",

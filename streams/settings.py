@@ -91,6 +91,8 @@ class TopicSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     catalog: str = "catalog"
     recommendations: str = "recommendations"
     dead_letter: str = "dead-letter"
+    erase: str = "erase"
+    receipts: str = "erasure-receipts"
     partitions: Annotated[int, Meta(ge=1, le=1024)] = 8
     """Of the event topics, the recommendations and the changelog; fixed once data has flowed."""
     replication: Count = 1
@@ -99,6 +101,11 @@ class TopicSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     def events(self) -> tuple[str, str, str]:
         """Event topics in the order of ``operators.interest.EVENT_TYPES``."""
         return self.view, self.click, self.purchase
+
+    @property
+    def sources(self) -> tuple[str, str, str, str]:
+        """What a worker folds: the event topics, and the erase topic at ``operators.erasure.ERASURE``."""
+        return *self.events, self.erase
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -2,11 +2,12 @@
 
 import logging
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from operators import limits, state
 from operators.candidates.popularity import Popularity
+from operators.erasure import ERASURE, husk_key
 from operators.partition import partition_of
 from operators.process import UserKey
 from operators.state import StateError, UserState
@@ -53,11 +54,30 @@ class States:
                 loaded[user] = cached
         for partition, of_partition in missing.items():
             values = self._store.load(partition, [user.key for user in of_partition])
-            for user, value in zip(of_partition, values, strict=True):
+            for user, value in zip(of_partition, self._or_husks(partition, of_partition, values), strict=True):
                 self._cache[user] = loaded[user] = self._new_user(user) if value is None else _decode(user, value)
         while len(self._cache) > self._cache_users_max:
             self._cache.popitem(last=False)
         return loaded
+
+    def _or_husks(
+        self, partition: int, users: Sequence[UserKey], values: Sequence[bytes | None]
+    ) -> Sequence[bytes | None]:
+        """Where a user has no state, what an erasure left of one."""
+        new = [user for user, value in zip(users, values, strict=True) if value is None]
+        if not new:
+            return values
+        husks = iter(self._store.load(partition, [husk_key(user.key) for user in new]))
+        return [next(husks) if value is None else value for value in values]
+
+    def drop_erased(self, user: UserKey, next_offset: int) -> None:
+        """Let go of an erased user's id: the erasure up to ``next_offset`` of the erase topic is in the store.
+
+        A user who has come back, or was erased again since, stays.
+        """
+        cached = self._cache.get(user)
+        if cached is not None and not cached.types and cached.fences[ERASURE] == next_offset:
+            del self._cache[user]
 
     def popularity(self, partitions: Iterable[int]) -> Mapping[int, Popularity]:
         """Popularity by partition, restored from the store where the cache has none."""

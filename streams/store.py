@@ -13,7 +13,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
-from rocksdict import BlockBasedOptions, Cache, Options, Rdict, WriteBatch, WriteBufferManager, WriteOptions
+from rocksdict import (
+    BlockBasedOptions,
+    BottommostLevelCompaction,
+    Cache,
+    CompactOptions,
+    Options,
+    Rdict,
+    WriteBatch,
+    WriteBufferManager,
+    WriteOptions,
+)
 
 __all__ = ["OFFSET_KEY", "StateStore", "StoreError"]
 
@@ -47,6 +57,8 @@ class StateStore:
         self._write_buffer_bytes = write_buffer_mb * _MB
         self._databases: dict[int, Rdict] = {}
         self._closing = threading.Lock()
+        self._stained: set[int] = set()
+        """Partitions of which something was deleted and may still be in a file."""
         self._write_options = WriteOptions()
         self._write_options.disable_wal = True  # pyright: ignore[reportAttributeAccessIssue]  # rocksdict's stub lacks it
 
@@ -78,6 +90,8 @@ class StateStore:
             database = self._databases.pop(partition, None)
             if database is not None:
                 database.flush()
+                if partition in self._stained:
+                    self._compact(partition, database)
                 database.close()
 
     def close_all(self) -> None:
@@ -110,6 +124,7 @@ class StateStore:
         for key, value in changes:
             if value is None:
                 batch.delete(key)
+                self._stained.add(partition)
             else:
                 batch.put(key, value)
         batch.put(OFFSET_KEY, offset.to_bytes(8, "little", signed=True))
@@ -122,6 +137,24 @@ class StateStore:
                 database = self._databases.get(partition)
                 if database is not None:
                     database.flush()
+
+    def scrub(self, partitions: Iterable[int] = ()) -> None:
+        """Rewrite the files of ``partitions`` and of every partition with deletions, so that no deleted byte is left.
+
+        The whole partition: RocksDB writes the ends of a narrower range to its manifest.
+        """
+        for partition in {*partitions, *self._stained}:
+            with self._closing:
+                database = self._databases.get(partition)
+                if database is not None:
+                    database.flush()
+                    self._compact(partition, database)
+
+    def _compact(self, partition: int, database: Rdict) -> None:
+        options = CompactOptions()
+        options.set_bottommost_level_compaction(BottommostLevelCompaction.force())
+        database.compact_range(None, None, options)
+        self._stained.discard(partition)
 
     def size_bytes(self) -> int:
         """Bytes on disk."""
@@ -145,6 +178,8 @@ class StateStore:
         options.set_write_buffer_size(max(self._write_buffer_bytes // 4, _MB))
         options.set_max_open_files(_OPEN_FILES_MAX)
         options.set_keep_log_file_num(2)
+        # A manifest names the first and last key of files that are long gone: each change begins a new one.
+        options.set_max_manifest_file_size(1)
         return options
 
 

@@ -10,6 +10,8 @@ __all__ = ["TABLE_NAME", "TopicSpec", "changelog_topic", "partition_errors", "to
 TABLE_NAME: Final = "users"
 
 
+_COMPACTION_LAG_MS_MAX: Final = 24 * 3600 * 1000
+"""How long what a tombstone covers may stay: without a bound Kafka leaves it until half of a log is stale."""
 _DEAD_LETTER_BYTES_MAX: Final = 2 * 1024 * 1024
 
 
@@ -29,12 +31,14 @@ def changelog_topic(app_id: str) -> str:
 def topic_specs(topics: TopicSettings, app_id: str) -> list[TopicSpec]:
     """Every topic that Headwater reads or writes, the changelog included."""
     delete, compact = {"cleanup.policy": "delete"}, {"cleanup.policy": "compact"}
-    specs = [TopicSpec(name, topics.partitions, delete) for name in topics.events]
+    forgetting = {**compact, "max.compaction.lag.ms": str(_COMPACTION_LAG_MS_MAX)}
+    specs = [TopicSpec(name, topics.partitions, delete) for name in topics.sources]
     specs.append(TopicSpec(topics.catalog, 1, compact))
-    specs.append(TopicSpec(topics.recommendations, topics.partitions, compact))
+    specs.append(TopicSpec(topics.recommendations, topics.partitions, forgetting))
     # Room for the headers on top of an original record of the largest size that brokers take by default.
     specs.append(TopicSpec(topics.dead_letter, 1, {**delete, "max.message.bytes": str(_DEAD_LETTER_BYTES_MAX)}))
-    specs.append(TopicSpec(changelog_topic(app_id), topics.partitions, compact))
+    specs.append(TopicSpec(changelog_topic(app_id), topics.partitions, forgetting))
+    specs.append(TopicSpec(topics.receipts, 1, compact))
     return specs
 
 
@@ -57,7 +61,7 @@ def partition_errors(settings: Settings, partitions: Mapping[str, int]) -> list[
         return errors
     changelog = changelog_topic(settings.worker.app_id)
     expected = partitions[changelog]
-    for name in (*topics.events, topics.recommendations):
+    for name in (*topics.sources, topics.recommendations):
         if partitions[name] != expected:
             errors.append(
                 f"topic {name!r} has {partitions[name]} partitions but the state of {settings.worker.app_id!r} was"

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 SUPER_USER: Final = "admin"
-USERS: Final = (SUPER_USER, "worker", "producer", "reader")
+USERS: Final = (SUPER_USER, "worker", "producer", "catalog", "reader", "eraser")
 """Users that a secured broker is formatted with; all but the first may do nothing until ACLs allow it."""
 
 _MECHANISM: Final = "SCRAM-SHA-512"

@@ -124,6 +124,8 @@ async def create_topics(
         catalog=f"{name}-catalog",
         recommendations=f"{name}-recommendations",
         dead_letter=f"{name}-dead-letter",
+        erase=f"{name}-erase",
+        receipts=f"{name}-receipts",
         partitions=partitions,
     )
     stamped = (topics.recommendations, *(event_topics if create_events else ()))

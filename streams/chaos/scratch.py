@@ -14,7 +14,11 @@ KAFKA_PROPERTIES: Final = {"group.min.session.timeout.ms": "500"}
 """Of a broker that is started for a run: a killed worker may be missed sooner than after six seconds."""
 
 _WHOLE_MS: Final = 7 * 24 * 3600 * 1000
-_TIMED: Final = {"message.timestamp.type": "LogAppendTime", "min.compaction.lag.ms": str(_WHOLE_MS)}
+_TIMED: Final = {
+    "message.timestamp.type": "LogAppendTime",
+    "min.compaction.lag.ms": str(_WHOLE_MS),
+    "max.compaction.lag.ms": str(_WHOLE_MS),
+}
 
 
 def scratch_settings(broker: BrokerSettings, home: Path, *, partitions: int = 4, **worker: Any) -> Settings:
@@ -39,6 +43,8 @@ def scratch_settings(broker: BrokerSettings, home: Path, *, partitions: int = 4,
             catalog=f"{name}.catalog",
             recommendations=f"{name}.recommendations",
             dead_letter=f"{name}.dead_letter",
+            erase=f"{name}.erase",
+            receipts=f"{name}.receipts",
             partitions=partitions,
         ),
         worker=WorkerSettings(**fields),

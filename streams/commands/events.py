@@ -1,4 +1,4 @@
-"""Commands that send events or show what became of them: produce, watch, replay, inspect."""
+"""Commands that send events or show what became of them: produce, watch, replay, inspect, erase."""
 
 import sys
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from streams.settings import Settings
 if TYPE_CHECKING:
     from streams.clients.watch import Watched
 
-__all__ = ["inspect", "produce", "replay", "watch"]
+__all__ = ["erase", "inspect", "produce", "replay", "watch"]
 
 _INTERRUPTED = 130
 
@@ -45,6 +45,31 @@ def produce(
     else:
         typer.echo(f"{done.delivered} delivered, {done.rejected} rejected, {done.undelivered} not delivered")
     raise typer.Exit(1 if done.undelivered else 2 if done.rejected else 0)
+
+
+def erase(
+    ctx: typer.Context,
+    users: Annotated[list[str], typer.Argument(help="User ids.")],
+    until: Annotated[
+        str | None, typer.Option("--until", help="Refuse events up to this time (UTC), such as 2026-01-31; else now.")
+    ] = None,
+    timeout_s: Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait for the receipts.")] = 60.0,
+    as_json: Json = False,
+) -> None:
+    """Erase users: state, changelog, list; ends when the receipts are there."""
+    from streams.clients.erase import erase as ask
+
+    until_ms = None if until is None else _time_of(until, 0)
+    done = ask(settings_of(ctx), users, until_ms=until_ms, timeout_s=timeout_s)
+    for user, erased in zip(users, done, strict=True):
+        if as_json:
+            out({"user_id": user, **erased._asdict()})
+        else:
+            typer.echo(f"{user}: {'erased' if erased.receipt else 'asked for'}, request {erased.request_id}")
+    missing = sum(erased.receipt is None for erased in done)
+    if missing and timeout_s:
+        complain(f"{missing} of {len(done)} receipts in {timeout_s:g} s; the requests stand: is a worker running?")
+        raise typer.Exit(1)
 
 
 def watch(

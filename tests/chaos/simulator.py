@@ -161,7 +161,7 @@ class Simulation:
 
 
 def _steps_of(settlement: Settlement) -> int:
-    puts, lists, letters, _ = settlement.effects
+    puts, lists, letters, _, _ = settlement.effects
     snapshots = settlement.snapshots
     writes = {put.user.partition for put in puts} | {partition for partition, _, _ in snapshots}
     sent = len(puts) + len(snapshots) + len(lists) + len(letters)

@@ -84,7 +84,7 @@ def test_the_channels_are_the_topics() -> None:
         assert kafka["partitions"] == spec.partitions, name
         assert ",".join(kafka["topicConfiguration"]["cleanup.policy"]) == spec.config["cleanup.policy"], name
     reserved = {c["address"] for c in document()["channels"].values()} - channels.keys()
-    assert reserved == {"erase", "models"}
+    assert reserved == {"models"}
 
 
 # -- its bounds and names are the code's

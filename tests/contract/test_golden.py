@@ -50,6 +50,24 @@ def full_user() -> UserState:
     return user
 
 
+def returned_user() -> UserState:
+    user = UserState()
+    user.fences = [3, 0, 9, 0]
+    for n in range(4):
+        user.extend(Columns.of([past(f"item-{n}", 2, 1_500_000_000_000 + 1_000 * n, n)]))
+    user.erase(1_500_000_001_000, 18)
+    user.model_version = "demo-1"
+    user.known_count = 2
+    user.hidden, user.vector = np.array([0.25, -1.0], np.float32), np.array([2.0], np.float32)
+    return user
+
+
+def husk() -> UserState:
+    user = small_user()
+    user.erase(1_489_000_777_000, 18)
+    return user
+
+
 def popularity_snapshot() -> bytes:
     popularity = Popularity(1_000)
     for item, time_ms in (("milk", 5_000), ("brød", 5_000), ("milk", 6_000), ("tea", 80_000)):
@@ -80,7 +98,13 @@ def _encoded(make: Callable[[], UserState]) -> bytes:
     return state.encode(make())
 
 
-STATES = {"state_v1_fresh": fresh_user, "state_v1_small": small_user, "state_v1_full": full_user}
+STATES = {
+    "state_v1_fresh": fresh_user,
+    "state_v1_small": small_user,
+    "state_v1_full": full_user,
+    "state_v2_returned": returned_user,
+    "state_v2_husk": husk,
+}
 BYTES: dict[str, Callable[[], bytes]] = {
     **{name: partial(_encoded, make) for name, make in STATES.items()},
     "popularity_v1": popularity_snapshot,
@@ -102,7 +126,7 @@ def test_every_golden_file_is_tested() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(STATES))
-def test_states_of_schema_1_are_read(name: str) -> None:
+def test_states_of_every_schema_are_read(name: str) -> None:
     read, meant = state.decode(golden(name)), STATES[name]()
     for attribute in UserState.__slots__:
         ours, theirs = getattr(read, attribute), getattr(meant, attribute)

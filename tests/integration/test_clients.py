@@ -48,7 +48,7 @@ def settings(embedded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("HEADWATER_BROKER", embedded)
     monkeypatch.setenv("HEADWATER_WORKER_WEB_PORT", "0")
     suffix = f"{time.time_ns()}"
-    for name in ("view", "click", "purchase", "catalog", "recommendations", "dead_letter"):
+    for name in ("view", "click", "purchase", "catalog", "recommendations", "dead_letter", "erase", "receipts"):
         monkeypatch.setenv(f"HEADWATER_TOPICS_{name.upper()}", f"{name}-{suffix}")
     monkeypatch.setenv("HEADWATER_TOPICS_PARTITIONS", "4")
     monkeypatch.setenv("HEADWATER_WORKER_APP_ID", f"app-{suffix}")

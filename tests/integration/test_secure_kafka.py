@@ -14,7 +14,7 @@ import pytest
 
 from infra import broker
 from infra.broker.security import USERS
-from streams.acls import Grant, grants
+from streams.acls import ROLES, Grant, grants
 from streams.clients.acls import allow, missing
 from streams.clients.inspect import inspect
 from streams.clients.kafka import admin
@@ -47,7 +47,7 @@ class Guarded:
         }
         self.produced = self.replayed = 0
         create_topics(self.settings("admin"))
-        for role in ("worker", "producer", "catalog", "reader"):
+        for role in ROLES:
             allow(self.settings("admin").broker, f"User:{role}", grants(self.settings("admin"), role))
         self.until_allowed()
 
@@ -157,6 +157,9 @@ def test_each_role_can_do_its_work_with_what_it_is_allowed(guarded: Guarded, tmp
             inspected = guarded.run("reader", "inspect", "ada", "--json")
             assert inspected.returncode == 0, inspected.stderr
             assert json.loads(inspected.stdout)["state"]["events_count"] == 1
+            erased = guarded.run("eraser", "erase", "ada", "--json")
+            assert erased.returncode == 0, erased.stderr
+            assert json.loads(erased.stdout)["receipt"]["erased_until"] > 0
             replayed = guarded.run("producer", "replay", "complete-journey", "--limit", "20", "--no-catalog", "--json")
             assert replayed.returncode == 0, replayed.stderr
             guarded.replayed = json.loads(replayed.stdout)["sent"]
@@ -171,12 +174,13 @@ def test_each_role_can_do_its_work_with_what_it_is_allowed(guarded: Guarded, tmp
 
 CHANGELOG = "headwater-users-changelog"
 RIGHTS = [
-    # The changelog is read at a start only: the next test.
+    # The changelog is read at a start only, and receipts are rare: the next test.
     pytest.param(grant, id=f"{grant.operation}-{grant.name}", marks=[] if quick else [pytest.mark.slow])
     for grant, quick in [
         (Grant("read", "topic", "view"), False),
         (Grant("read", "topic", "click"), False),
         (Grant("read", "topic", "purchase"), True),
+        (Grant("read", "topic", "erase"), False),
         (Grant("read", "topic", "catalog"), False),
         (Grant("write", "topic", "recommendations"), True),
         (Grant("write", "topic", "dead-letter"), False),
@@ -186,8 +190,15 @@ RIGHTS = [
 ]
 
 
+AT_THE_START = [
+    Grant("read", "topic", CHANGELOG),
+    Grant("write", "topic", "dead-letter"),
+    Grant("write", "topic", "erasure-receipts"),
+]
+
+
 def test_every_right_of_a_worker_is_taken_away_below() -> None:
-    tested = {parameter.values[0] for parameter in RIGHTS} | {Grant("read", "topic", CHANGELOG)}
+    tested = {parameter.values[0] for parameter in RIGHTS} | set(AT_THE_START)
     assert tested == set(grants(load_settings(environ={}), "worker"))
 
 
@@ -225,11 +236,7 @@ def _events_of(guarded: Guarded, user: str) -> int:
     return inspect(guarded.settings("reader"), user)["state"]["events_count"]
 
 
-@pytest.mark.parametrize(
-    "grant",
-    [Grant("read", "topic", CHANGELOG), Grant("write", "topic", "dead-letter")],
-    ids=["changelog", "dead-letter"],
-)
+@pytest.mark.parametrize("grant", AT_THE_START, ids=lambda grant: grant.name)
 def test_a_worker_does_not_start_without_a_right(guarded: Guarded, grant: Grant) -> None:
     guarded.revoke(grant)
     try:

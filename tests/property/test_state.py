@@ -19,6 +19,7 @@ FLOATS = of_numpy.arrays(np.float32, st.integers(1, 300), elements=st.floats(wid
 def states(draw: st.DrawFn) -> UserState:
     state = UserState()
     state.fences = draw(st.lists(st.integers(0, 2**63 - 1), min_size=SOURCE_SLOTS, max_size=SOURCE_SLOTS))
+    state.erased_until_ms = draw(st.just(-1) | st.integers(0, limits.timestamp_ms_max))
     state.model_version = draw(st.text(max_size=40).filter(lambda text: len(text.encode()) < 256))
     counts = st.integers(0, 2**32 - 1)
     state.events_count, state.late_count, state.known_count, state.unknown_count = (draw(counts) for _ in range(4))

@@ -95,6 +95,6 @@ def test_lengths_that_do_not_add_up_are_refused_under_a_right_checksum() -> None
 
 
 def test_another_schema_is_named() -> None:
-    body = bytes([SCHEMA_VERSION + 1]) + encode(small_state())[1:-4]
-    with pytest.raises(StateError, match=f"schema {SCHEMA_VERSION + 1}; this version reads schema {SCHEMA_VERSION}"):
+    body = bytes([SCHEMA_VERSION + 2]) + encode(small_state())[1:-4]
+    with pytest.raises(StateError, match=f"schema {SCHEMA_VERSION + 2}; this version reads schemas {SCHEMA_VERSION}, "):
         decode(with_checksum(body))

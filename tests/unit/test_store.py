@@ -1,5 +1,6 @@
 """RocksDB behind ``StateStore``: round trips, locks, and a crash at any moment."""
 
+import secrets
 import shutil
 import signal
 import subprocess
@@ -209,3 +210,32 @@ def test_killed_while_writing_the_store_is_a_prefix_of_the_changelog(tmp_path: P
 
 def test_the_offset_is_no_users_key() -> None:
     assert OFFSET_KEY[0] == 0  # ids hold no control character
+
+
+def _named_in(directory: Path, text: bytes) -> list[str]:
+    return [path.name for path in directory.rglob("*") if path.is_file() and text in path.read_bytes()]
+
+
+@pytest.mark.parametrize("place", ["first", "middle", "last"])
+@pytest.mark.parametrize("how", ["told", "stained", "closed"])
+def test_a_scrub_leaves_no_byte_of_what_was_deleted(store: StateStore, place: str, how: str) -> None:
+    # Random marks beside the keys: prefixes that keys share, and compression, would hide what is still there.
+    keys = sorted(secrets.token_bytes(16) for _ in range(1_000))
+    marks = {key: secrets.token_bytes(24) for key in keys}
+    victim = keys[{"first": 0, "middle": 500, "last": -1}[place]]
+    for round_ in range(3):
+        store.write(0, [(key, secrets.token_bytes(48) + marks[key]) for key in keys], round_)
+        store.flush()
+    assert len(_named_in(store.directory, marks[victim])) == 3
+    store.write(0, [(victim, None)], 3)
+    if how == "told":
+        store.scrub({0})
+    elif how == "stained":
+        store.scrub()
+    else:
+        store.close(0)
+        store.open(0)
+    assert _named_in(store.directory, victim) + _named_in(store.directory, marks[victim]) == []
+    assert store.get(0, victim) is None
+    assert store.load(0, keys[1:3] if place == "first" else keys[:2]) != [None, None]
+    assert store.offset(0) == 3

@@ -22,6 +22,8 @@ def test_topics_of_a_users_state_have_one_partition_count_and_the_right_policies
         "catalog": "compact",
         "recommendations": "compact",
         "dead-letter": "delete",
+        "erase": "delete",
+        "erasure-receipts": "compact",
         changelog_topic("shop"): "compact",
     }
 
@@ -50,7 +52,7 @@ def test_a_changed_partition_count_is_refused() -> None:
     assert len(errors) == 1
     assert "'purchase' has 12 partitions" in errors[0]
     assert "built on 6" in errors[0]
-    assert len(partition_errors(SETTINGS, {**as_created(), "shop-users-changelog": 3})) == 4
+    assert len(partition_errors(SETTINGS, {**as_created(), "shop-users-changelog": 3})) == 5
 
 
 def test_the_count_of_existing_topics_counts_not_that_of_the_settings() -> None:
