@@ -31,6 +31,8 @@ __all__ = ["DEFAULT_ARTEFACT", "OnnxEncoder", "Providers", "open_session"]
 DEFAULT_ARTEFACT: Final = Path(__file__).parent / "artefact"
 """The model that is part of the package: Complete Journey, 13,343 products."""
 
+_LENGTH_MIN: Final = np.float32(1e-12)
+
 Providers = Literal["auto", "cpu", "cuda"]
 
 
@@ -61,6 +63,8 @@ class OnnxEncoder:
         if providers == "cuda" and self.provider != "CUDAExecutionProvider":
             raise ModelError("CUDA was asked for but ONNX Runtime could not start it; see `headwater doctor`")
         self._device = "cuda" if self.provider == "CUDAExecutionProvider" else "cpu"
+        lengths = np.linalg.norm(self._embeddings, axis=1, keepdims=True)
+        self._directions = self._embeddings / np.maximum(lengths, _LENGTH_MIN)
         self._embeddings_value = self._resident(self._embeddings)
         self._ranker = Ranker(self._ort, rank, self._embeddings, self._bias, self._device)
 
@@ -110,7 +114,15 @@ class OnnxEncoder:
             self._bias_changed = False
         return self._ranker.top_k(vectors, k)
 
+    def items_at(self, rows: Iterable[int]) -> list[str]:
+        items = self._items
+        return [items[row] for row in rows]
+
+    def directions(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self._directions[rows]
+
     def embeddings(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Item embeddings of the given rows: shape of ``rows`` + (D,)."""
         return self._embeddings[rows]
 
     def set_available(self, item_id: str, available: bool) -> None:

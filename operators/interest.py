@@ -81,10 +81,6 @@ class Encoder(Protocol):
         """``row_of`` of each item."""
         ...
 
-    def item_at(self, row: int) -> str:
-        """The item id of a row of the item matrix."""
-        ...
-
     def step(
         self,
         hidden: NDArray[np.float32],
@@ -102,8 +98,12 @@ class Encoder(Protocol):
         """
         ...
 
-    def embeddings(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Item embeddings of the given rows: shape of ``rows`` + (D,)."""
+    def items_at(self, rows: Iterable[int]) -> list[str]:
+        """The item id of each row of the item matrix; that of ``OUT_OF_VOCABULARY`` is empty."""
+        ...
+
+    def directions(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Item embeddings of the given rows, scaled to length 1: shape of ``rows`` + (D,)."""
         ...
 
     def set_available(self, item_id: str, available: bool) -> None:

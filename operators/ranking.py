@@ -1,6 +1,7 @@
 """From interest vectors to ranked lists: fuse the sources, filter, explain, and encode."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
+from itertools import chain
 from typing import Final, Literal
 
 import msgspec
@@ -18,7 +19,6 @@ Source = Literal["encoder", "popularity"]
 
 _EXPLAINED_EVENTS: Final = 16
 _SCORE_DIGITS: Final = 4
-_LENGTH_MIN: Final = np.float32(1e-12)
 
 
 class Cause(msgspec.Struct, gc=False):
@@ -101,17 +101,19 @@ def _encoder_lists(states: Sequence[UserState], encoder: Encoder, policy: Policy
     scores, rows = encoder.top_k(vectors, policy.list_items + (limits.history_events_max if drop else 0))
     if drop:
         scores, rows = _without_seen(scores, rows, states, encoder, policy.list_items)
-    because = _because(states, rows, encoder) if policy.explain else None
-    values, numbers = np.round(scores.astype(np.float64), _SCORE_DIGITS).tolist(), rows.tolist()
-    item_at = encoder.item_at
-    return [
-        [
-            RankedItem(item_at(row), place, score, "encoder", because[n][place - 1] if because else [])
-            for place, (score, row) in enumerate(zip(values[n], numbers[n], strict=True), 1)
-            if score != -np.inf
-        ]
-        for n in range(len(states))
+    width = rows.shape[1]
+    values: list[float] = np.round(scores.astype(np.float64), _SCORE_DIGITS).ravel().tolist()
+    reasons: Iterable[list[str]] = _because(states, rows, encoder) if policy.explain else ([] for _ in values)
+    places = list(range(1, width + 1)) * len(states)
+    item_ids = encoder.items_at(rows.ravel().tolist())
+    items = [
+        RankedItem(item_id, place, score, "encoder", because)
+        for item_id, place, score, because in zip(item_ids, places, values, reasons, strict=True)
     ]
+    lists = [items[start : start + width] for start in range(0, len(items), width)]
+    if -np.inf in values:
+        lists = [[item for item in of_user if item.score != -np.inf] for of_user in lists]
+    return lists
 
 
 def _without_seen(
@@ -129,22 +131,20 @@ def _without_seen(
     return np.take_along_axis(scores, places, 1), np.take_along_axis(rows, places, 1)
 
 
-def _because(states: Sequence[UserState], rows: NDArray[np.int64], encoder: Encoder) -> list[list[list[str]]]:
-    """For every place, the item of the recent history whose embedding is nearest by cosine.
+def _because(states: Sequence[UserState], rows: NDArray[np.int64], encoder: Encoder) -> list[list[str]]:
+    """For every place of every list, the item of the recent history whose embedding is nearest by cosine.
 
     By the inner product an item bought by many, whose embedding is long, would be the reason for everything.
     """
-    recent = np.zeros((len(states), _EXPLAINED_EVENTS), np.int64)
-    for n, state in enumerate(states):
-        rows_of_user = encoder.rows_of(state.item_ids.decode().rsplit("\x00", _EXPLAINED_EVENTS)[-_EXPLAINED_EVENTS:])
-        recent[n, : len(rows_of_user)] = rows_of_user
-    seen = encoder.embeddings(recent)  # (users, events, D)
-    lengths = np.sqrt(np.square(seen).sum(axis=2)) + _LENGTH_MIN
-    cosines = encoder.embeddings(rows) @ seen.transpose(0, 2, 1) / lengths[:, None, :]  # times the place's own length
-    cosines += np.where(recent == OUT_OF_VOCABULARY, np.float32(-np.inf), np.float32(0))[:, None, :]
-    nearest = np.take_along_axis(recent, cosines.argmax(axis=2), 1).tolist()
-    item_at = encoder.item_at
-    return [[[item_at(row)] if row != OUT_OF_VOCABULARY else [] for row in of_user] for of_user in nearest]
+    histories = [state.item_ids.decode().rsplit("\x00", _EXPLAINED_EVENTS)[-_EXPLAINED_EVENTS:] for state in states]
+    lengths = np.array([len(history) for history in histories])
+    recent = np.full((len(states), _EXPLAINED_EVENTS), OUT_OF_VOCABULARY, np.int64)
+    recent[np.arange(_EXPLAINED_EVENTS) < lengths[:, None]] = encoder.rows_of(chain.from_iterable(histories))
+    seen = encoder.directions(recent)  # (users, events, D)
+    cosines = encoder.directions(rows) @ seen.transpose(0, 2, 1)  # (users, places, events)
+    cosines[np.broadcast_to((recent == OUT_OF_VOCABULARY)[:, None, :], cosines.shape)] = -np.inf
+    nearest: list[int] = np.take_along_axis(recent, cosines.argmax(axis=2), 1).ravel().tolist()
+    return [[item_id] if item_id else [] for item_id in encoder.items_at(nearest)]
 
 
 def _fill(

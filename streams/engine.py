@@ -1,6 +1,7 @@
 """The engine: gathers chunks of all partitions, runs them through the core as one batch, and settles them.
 
-Two batches are in work at most: one computes in its thread while the one before it is delivered and stored.
+Three batches are in work at most: one is decoded and one computed, each in its thread, while the one before them
+is delivered and stored.
 An error in either ends the worker; nothing of the batch is acknowledged.
 """
 
@@ -26,6 +27,8 @@ __all__ = ["Engine"]
 
 
 _ALIGN_POLL_S: Final = 0.01
+_COMPUTED_BATCHES: Final = 2
+"""One that is computed, and one that is decoded meanwhile."""
 
 
 class _Work(NamedTuple):
@@ -33,6 +36,9 @@ class _Work(NamedTuple):
     effects: Effects
     snapshots: list[tuple[int, bytes, bytes]]
     seconds: dict[str, float]
+
+
+_Computed = tuple[list[Intake], "asyncio.Future[_Work]"]
 
 
 class Engine:
@@ -62,11 +68,14 @@ class Engine:
         self._accepts = accepts
         self._batch_events_max = batch_events_max
         self._thread = ThreadPoolExecutor(1, "headwater-core")
+        self._decode_thread = ThreadPoolExecutor(1, "headwater-decode")
         self._queue = IntakeQueue(source)
         self._changed = asyncio.Condition()
         self._in_work = 0
         self._erased: deque[tuple[UserKey, int]] = deque()
         """Users whose erasure is settled, on their way to the core's thread, and the fences behind the requests."""
+        self._computing = 0
+        """Batches taken whose settlement has not begun."""
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Set to the exception that ended the engine."""
         self._task: asyncio.Task[None] | None = None
@@ -80,7 +89,8 @@ class Engine:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        for thread in (self._decode_thread, self._thread):
+            thread.shutdown(wait=True, cancel_futures=True)
 
     async def submit(self, intake: Intake) -> None:
         """Queue a chunk; its source partition is paused while it has too much in the queue."""
@@ -108,13 +118,17 @@ class Engine:
         return self._in_work == 0 or self.failed.done()
 
     async def _run(self) -> None:
+        computed: asyncio.Queue[_Computed] = asyncio.Queue()
+        feeder = asyncio.create_task(self._feed(computed), name="headwater-feeder")
         settlement: asyncio.Task[None] | None = None
         try:
             while not self.failed.done():
-                intakes = await self._gather()
-                work = await self._compute(intakes)
+                intakes, result = await computed.get()
+                work = await result
                 if settlement is not None:
                     await settlement
+                self._computing -= 1
+                await self._notify()
                 if not self.failed.done():
                     settlement = asyncio.create_task(self._settle(intakes, work), name="headwater-settlement")
         except asyncio.CancelledError:
@@ -123,10 +137,27 @@ class Engine:
             raise
         except Exception as error:
             await self._fail(error)
+        finally:
+            feeder.cancel()
+
+    async def _feed(self, computed: "asyncio.Queue[_Computed]") -> None:
+        """Decode a batch while the one before it is computed, so that the core's thread need not wait for it."""
+        loop = asyncio.get_running_loop()
+        try:
+            while not self.failed.done():
+                intakes = await self._gather()
+                chunks = [intake.chunk for intake in intakes]
+                decoded = await loop.run_in_executor(self._decode_thread, _decode_in_thread, chunks)
+                computed.put_nowait((intakes, loop.run_in_executor(self._thread, self._compute_in_thread, decoded)))
+        except Exception as error:
+            await self._fail(error)
 
     async def _fail(self, error: Exception) -> None:
         if not self.failed.done():
             self.failed.set_exception(error)
+        await self._notify()
+
+    async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
 
@@ -134,28 +165,29 @@ class Engine:
         """Wait for chunks, then take all that may go, up to a batch; nothing once the engine has failed."""
         async with self._changed:
             while True:
-                await self._changed.wait_for(lambda: bool(self._queue) or self.failed.done())
+                await self._changed.wait_for(lambda: self._may_gather() or self.failed.done())
                 taken = self._queue.take(self._batch_events_max, self._topics)
                 intakes = [intake for intake in taken if self._accepts(intake)]
                 if intakes or self.failed.done():
                     self._in_work += 1
+                    self._computing += 1
                     return intakes
                 if not taken:
                     await self._wait_for_chunk()
+
+    def _may_gather(self) -> bool:
+        """A second batch is taken only when it is worth its while: what waits joins fewer lists in one batch."""
+        if self._computing:
+            return self._computing < _COMPUTED_BATCHES and len(self._queue) >= self._batch_events_max // 2
+        return bool(self._queue)
 
     async def _wait_for_chunk(self) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._changed.wait(), _ALIGN_POLL_S)
 
-    async def _compute(self, intakes: Sequence[Intake]) -> _Work:
-        chunks = [intake.chunk for intake in intakes]
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._compute_in_thread, chunks)
-
-    def _compute_in_thread(self, chunks: Sequence[Chunk]) -> _Work:
-        clock = _Stages()
-        now_ms = time.time_ns() // 1_000_000
-        batch = decode_chunks(chunks, now_ms)
-        clock.mark("decode")
+    def _compute_in_thread(self, decoded: tuple[Batch, int, float]) -> _Work:
+        batch, now_ms, decode_s = decoded
+        clock = _Stages({"decode": decode_s})
         while self._erased:
             self._states.drop_erased(*self._erased.popleft())
         touched = batch.touched if batch.erasures else batch.users
@@ -200,11 +232,17 @@ def _keyed(snapshots: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes, byt
     return [(partition, POPULARITY_KEY, value) for partition, value in snapshots]
 
 
+def _decode_in_thread(chunks: Sequence[Chunk]) -> tuple[Batch, int, float]:
+    """The batch, the clock's time of its decoding in ms, and the seconds it took."""
+    began, now_ms = time.perf_counter(), time.time_ns() // 1_000_000
+    return decode_chunks(chunks, now_ms), now_ms, time.perf_counter() - began
+
+
 class _Stages:
     """Seconds by stage."""
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds = seconds
         self._last = time.perf_counter()
 
     def mark(self, stage: str) -> None:

@@ -84,8 +84,11 @@ class FakeEncoder:
         best = np.argsort(-scores, axis=1, kind="stable")[:, :k].astype(np.int64)
         return np.take_along_axis(scores, best, 1), best
 
-    def embeddings(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        return self.matrix[rows]
+    def items_at(self, rows: Iterable[int]) -> list[str]:
+        return [self.items[row] for row in rows]
+
+    def directions(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self.matrix[rows] / np.linalg.norm(self.matrix[rows], axis=-1, keepdims=True)
 
     def set_available(self, item_id: str, available: bool) -> None:
         row = self.row_of(item_id)

@@ -52,15 +52,22 @@ class Popularity:
 
     def extend(self, events: Sequence[tuple[str, int]]) -> None:
         """Fold events: item id and event time in ms."""
-        weights = self._weights
+        weights, half_life_ms = self._weights, self._half_life_ms
+        last_ms, weight = -1, 0.0
         for item_id, timestamp_ms in events:
-            if not weights:
-                self._landmark_ms = timestamp_ms
-            exponent = (timestamp_ms - self._landmark_ms) / self._half_life_ms
-            if exponent > _EXPONENT_MAX:
-                self._move_landmark(timestamp_ms)
-                weights, exponent = self._weights, 0.0
-            weights[item_id] = weights.get(item_id, 0.0) + 2.0**exponent
+            if timestamp_ms != last_ms:  # the lines of a basket share their time
+                if not weights:
+                    self._landmark_ms = timestamp_ms
+                exponent = (timestamp_ms - self._landmark_ms) / half_life_ms
+                if exponent > _EXPONENT_MAX:
+                    self._move_landmark(timestamp_ms)
+                    weights, exponent = self._weights, 0.0
+                last_ms, weight = timestamp_ms, 2.0**exponent
+            counted = weights.get(item_id)
+            if counted is not None:
+                weights[item_id] = counted + weight
+                continue
+            weights[item_id] = weight
             if len(weights) > limits.popularity_items_max:
                 self._evict()
                 weights = self._weights

@@ -67,7 +67,11 @@ class HistoryEncoder:
         falling = np.broadcast_to(np.arange(k, 0, -1, dtype=np.float32), rows.shape)
         return np.where(rows == OUT_OF_VOCABULARY, np.float32(-np.inf), falling), rows
 
-    def embeddings(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    def items_at(self, rows: Iterable[int]) -> list[str]:
+        items = self._items
+        return [items[row] for row in rows]
+
+    def directions(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return np.zeros((*rows.shape, _LIST_ITEMS), np.float32)
 
     def set_available(self, item_id: str, available: bool) -> None:

@@ -129,7 +129,7 @@ class Oracle:
         Args:
             lists: keys and values of the recommendations topic, in order within each partition.
             in_order: the user's events came in event-time order, so the last list must name the last of all;
-                else it must name the last one of some topic.
+                else it must name the one that came last on some topic.
         """
         named: set[Place] = set()
         last: dict[str, set[Place]] = {}
@@ -146,11 +146,14 @@ class Oracle:
                 problems.append(f"{user}: no list")
                 continue
             problems += [f"{user}: no list names {event.place}" for event in events if event.place not in named]
-            by_type = [[event for event in events if event.type == t] for t in range(len(self._type_of))]
-            wanted = {max(part, key=_order).place for part in ([events] if in_order else by_type) if part}
+            wanted = {max(events, key=_order).place} if in_order else self._last_places(events)
             if not last[user] & wanted:
                 problems.append(f"{user}: the last list is caused by {sorted(last[user])[-1]}, not by {wanted}")
         return problems
+
+    def _last_places(self, events: Sequence[Sent]) -> set[Place]:
+        by_type = [[event.place for event in events if event.type == t] for t in range(len(self._type_of))]
+        return {max(places) for places in by_type if places}
 
 
 def _order(event: Sent) -> tuple[int, int, int]:

@@ -1,6 +1,7 @@
 """Commands that try to break the pipeline, or to wear it out: chaos and soak."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -68,6 +69,7 @@ def chaos(
         for fault in planned(options):
             out(fault._asdict())
         return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that all that was started is ended
     report = run(options, echo=_progress)
     if as_json:
         out(msgspec.to_builtins(report))
@@ -99,6 +101,7 @@ def soak(
     from streams.chaos.soak import SoakOptions, run
 
     options = SoakOptions(minutes, seed, users, rate, _given_broker(ctx), _empty(keep))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that all that was started is ended
     report = run(options, echo=_progress)
     if as_json:
         out(_plain(report))

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from streams import cli
+from streams.chaos.network import why_no_networks
 from streams.chaos.report import Report
 from streams.chaos.run import ChaosOptions, run
+from streams.chaos.schedule import KINDS, FaultKind
 from streams.settings import BrokerSettings
 
 
@@ -23,13 +25,48 @@ def _assert_exact(report: Report) -> None:
 @pytest.mark.timeout(290)
 def test_two_workers_killed_thirty_times_disk_kept_and_wiped(kafka: str) -> None:
     options = ChaosOptions(
-        seed=1, counts={"kill": 30}, session_timeout_s=2.0, given_broker=BrokerSettings(address=kafka)
+        seed=201,  # one whose kills come in quick succession
+        counts={"kill": 30},
+        events_per_s=300,
+        session_timeout_s=2.0,
+        given_broker=BrokerSettings(address=kafka),
     )
     report = run(options, echo=print)
     _assert_exact(report)
     assert report.kills == 30
     assert report.commits > 0
     assert report.lists_repeated > 0, "no kill came between a list and its commit"
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(280)
+def test_the_broker_is_killed_and_a_worker_leaves_and_comes_back() -> None:
+    options = ChaosOptions(seed=62, counts={"broker-kill": 1, "rebalance": 1}, events_per_s=300)
+    report = run(options, echo=print)
+    _assert_exact(report)
+    assert report.faults == {"broker-kill": 1, "rebalance": 1}
+    assert report.deaths == []
+
+
+FULL: dict[str, dict[FaultKind, int]] = {
+    "kills": {"kill": 300},
+    "broker": {"broker-kill": 5, "broker-freeze": 5},
+    "network": {"network-cut": 5, "network-slow": 5},
+    "rebalance": {"rebalance": 10},
+    "zombie": {"zombie": 5},
+    "everything": dict.fromkeys(KINDS, 2),
+}
+
+
+@pytest.mark.kafka
+@pytest.mark.slow
+@pytest.mark.timeout(3_600)
+@pytest.mark.parametrize("faults", FULL)
+def test_in_full(faults: str) -> None:
+    if "network-cut" in FULL[faults] and (reason := why_no_networks()):
+        pytest.skip(reason)
+    session_timeout_s = 2.0 if faults == "kills" else 6.0
+    _assert_exact(run(ChaosOptions(seed=7, counts=FULL[faults], session_timeout_s=session_timeout_s), echo=print))
 
 
 @pytest.mark.timeout(120)

@@ -1,6 +1,7 @@
 """The engine: batches settle once and in order, an error ends it, and a drain leaves nothing behind."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
@@ -192,16 +193,42 @@ def test_chunks_that_are_there_together_are_one_batch_with_the_highest_offset_of
 def test_a_settlement_begins_when_the_one_before_has_ended() -> None:
     async def scenario(bench: Bench) -> None:
         bench.checkpoint.hold()
-        for offset in range(3):
+        for offset in range(4):
             await bench.submit(offset)
-        await bench.until(lambda: bench.encoder.step_calls == 2)
+        await bench.until(lambda: bench.encoder.step_calls == 3)
         await asyncio.sleep(PATIENCE_S)
         assert view_offsets(bench.checkpoint.begun) == [1]
-        assert bench.encoder.step_calls == 2, "a third batch was computed while the first was in settlement"
+        assert bench.encoder.step_calls == 3, "a fourth batch was computed while the first was in settlement"
         bench.checkpoint.let()
-        await bench.until_ended(3)
+        await bench.until_ended(4)
 
     run(scenario)
+
+
+def test_a_second_batch_is_taken_early_only_when_it_is_half_full() -> None:
+    async def scenario(bench: Bench) -> None:
+        computing, goes_on = threading.Event(), threading.Event()
+        step = bench.encoder.step
+
+        def slow_step(*inputs: Any) -> Any:
+            computing.set()
+            goes_on.wait(WAIT_S)
+            return step(*inputs)
+
+        bench.encoder.step = slow_step
+        await bench.submit(0)
+        await bench.until(computing.is_set)
+        for offset in (1, 2):
+            await bench.submit(offset)
+        await asyncio.sleep(PATIENCE_S)
+        assert len(bench.engine._queue) == 2
+        await bench.submit(3)
+        await bench.until(lambda: len(bench.engine._queue) == 0)
+        goes_on.set()
+        await bench.until_ended(2)
+        assert view_offsets(bench.checkpoint.ended) == [1, 4]
+
+    run(scenario, batch_events_max=6)
 
 
 def test_an_error_in_compute_ends_the_engine_and_settles_nothing_after_it() -> None:
@@ -226,7 +253,7 @@ def test_an_error_in_settlement_ends_the_engine_and_settles_nothing_after_it() -
         bench.checkpoint.hold()
         for offset in range(3):
             await bench.submit(offset)
-        await bench.until(lambda: bench.encoder.step_calls == 2)
+        await bench.until(lambda: bench.encoder.step_calls == 3)
         bench.checkpoint.let()
         await bench.until(bench.engine.failed.done)
         bench.checkpoint.error = None
@@ -327,7 +354,7 @@ def test_drain_drops_what_is_queued_and_waits_for_what_is_in_work() -> None:
         bench.checkpoint.hold()
         for offset in range(5):
             await bench.submit(offset)
-        await bench.until(lambda: bench.encoder.step_calls == 2)
+        await bench.until(lambda: bench.encoder.step_calls == 3)
         draining = asyncio.create_task(bench.engine.drain())
         done, _ = await asyncio.wait([draining], timeout=PATIENCE_S)
         assert not done
@@ -338,13 +365,13 @@ def test_drain_drops_what_is_queued_and_waits_for_what_is_in_work() -> None:
         bench.checkpoint.let()
         await asyncio.wait_for(draining, WAIT_S)
         *batches, saved = bench.checkpoint.ended
-        assert view_offsets(batches) == [1, 2]
+        assert view_offsets(batches) == [1, 2, 3]
         assert (saved.offsets, saved.effects.puts, saved.effects.lists) == ({}, [], [])
         ((partition, key, value),) = saved.snapshots
-        assert (partition, key, Popularity.restore(value).events) == (0, POPULARITY_KEY, 2)
+        assert (partition, key, Popularity.restore(value).events) == (0, POPULARITY_KEY, 3)
         assert len(bench.states) == 0
         await asyncio.sleep(PATIENCE_S)
-        assert len(bench.checkpoint.begun) == 3, "a dropped chunk was processed"
+        assert len(bench.checkpoint.begun) == 4, "a dropped chunk was processed"
 
     run(scenario)
 
