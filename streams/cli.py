@@ -8,7 +8,7 @@ import typer
 
 from streams.commands import bench as benches
 from streams.commands import evaluate as judging
-from streams.commands import events, model, reliability, showcase, system
+from streams.commands import events, model, planning, reliability, showcase, system
 from streams.commands.common import complain
 from streams.settings import SettingsError
 
@@ -67,6 +67,7 @@ _COMMANDS = {
     system.doctor: "doctor",
     system.broker: "broker --port 19092",
     system.worker: "worker",
+    planning.plan: "plan --events-per-s 2000 --users 5000000 --items 50000",
     model.train: "train --out training --epochs 1",
     model.export: "export training/best.pt my-model --no-evaluate",
     reliability.chaos: "chaos --seed 7 --kills 5 --session-timeout 2",
@@ -82,6 +83,9 @@ _BENCHES = {
     benches.freshness: "freshness --load 0.5 --rounds 1",
     benches.encoder: "encoder --batch 64 --rounds 1",
     benches.ranking: "ranking --items 1000 --rounds 1",
+    benches.peers: "peers --install --rounds 1",
+    benches.replay: "replay --events 100000 --live-events 50000",
+    benches.scale: "scale --axis users --size 1000 --size 10000",
     benches.state: "state --events 20000 --rounds 1 --broker embedded",
 }
 for _bench, _example in _BENCHES.items():

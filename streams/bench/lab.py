@@ -78,15 +78,17 @@ class Backlog(NamedTuple):
     events: int
 
 
-def read_purchases(count: int) -> list[tuple[bytes, bytes]]:
+def read_purchases(count: int | None) -> list[tuple[bytes, bytes]]:
     """Key and value of the first ``count`` purchases of Complete Journey in event-time order, as a replay sends them.
+
+    None is all of them.
 
     Raises:
         BenchError: the data set has fewer.
         ModelError: the data set is not installed.
     """
     with open_source(COMPLETE_JOURNEY, "auto", Period(), skip_bad=False) as source:
-        if count > source.total:
+        if count is not None and count > source.total:
             raise BenchError(f"{count} events are asked for, the data set has {source.total}; lower --events")
         return [(event.key, event.value) for event in islice(source.events(0), count)]
 
@@ -135,19 +137,24 @@ class Lab:
                 await future
 
     async def read(self, topic: str, partitions: int) -> list[Any]:
-        """Every record of a topic, as aiokafka gives it."""
+        """Every record of a topic, as aiokafka gives it; markers of transactions are none."""
         async with self.consumer(topic, partitions) as consumer:
             ends = await consumer.end_offsets([TopicPartition(topic, n) for n in range(partitions)])
             records: list[Any] = []
-            wanted, deadline = sum(ends.values()), time.monotonic() + _READ_STALL_S
-            while len(records) < wanted and time.monotonic() < deadline:
+            deadline = time.monotonic() + _READ_STALL_S
+            while behind := [tp for tp, end in ends.items() if await consumer.position(tp) < end]:
                 fetched = await consumer.getmany(timeout_ms=500, max_records=_READ_RECORDS)
                 for part in fetched.values():
                     records.extend(part)
                     deadline = time.monotonic() + _READ_STALL_S
-        if len(records) < wanted:
-            raise BenchError(f"{topic}: {len(records)} of {wanted} records came; the broker's log may say why")
+                if time.monotonic() > deadline:
+                    raise BenchError(f"{topic}: {len(behind)} partitions end early; the broker's log may say why")
         return records
+
+    async def ends(self, topic: str, partitions: int) -> int:
+        """Records of a topic, markers of transactions counted."""
+        async with self.consumer(topic, partitions) as consumer:
+            return sum((await consumer.end_offsets([TopicPartition(topic, n) for n in range(partitions)])).values())
 
     async def wait_for_group(self, group: str, backlog: Backlog, process: "Process") -> None:
         """Return when the group has committed the whole backlog.

@@ -13,12 +13,13 @@ import msgspec
 
 from infra.broker.probe import claim_port
 from operators.ranking import Cause
-from streams.bench.lab import Backlog, BenchError, Lab, Process, python, subprocess_environment
-from streams.bench.naive import NaiveConfig
+from streams.bench.lab import PURCHASE, Backlog, BenchError, Lab, Process, python, subprocess_environment
+from streams.bench.peers.job import PeerConfig
 from streams.settings import TopicSettings
 from streams.topics import TopicSpec, changelog_topic, topic_specs
 
 __all__ = [
+    "HISTORY_WORKER",
     "Listed",
     "Measured",
     "Stretch",
@@ -40,6 +41,10 @@ _WORKER: Final = (
     "import logging, sys; logging.basicConfig(level=logging.WARNING); from streams.app import run_worker;"
     " from streams.settings import load_settings; sys.exit(run_worker(load_settings()))"
 )
+
+
+HISTORY_WORKER: Final = "from streams.bench.history import serve; serve()"
+"""Code of a worker without a model."""
 
 
 class Listed(NamedTuple):
@@ -192,13 +197,13 @@ def serving(
 
 
 async def run_naive(lab: Lab, backlog: Backlog, name: str) -> Measured:
-    """The plain Faust agent of ``streams.bench.naive``."""
+    """The plain Faust agent of ``streams.bench.peers.naive``."""
     partitions = len(backlog.records)
     lists = f"{name}-recommendations"
     changelog = TopicSpec(changelog_topic(name), partitions, {"cleanup.policy": "compact"})
     await lab.create([TopicSpec(lists, partitions, {"cleanup.policy": "compact", **lab.list_config}), changelog])
-    config = NaiveConfig(name, lab.address, backlog.topics, lists, partitions, str(lab.home / name))
-    command = python("-m", "streams.bench.naive", msgspec.json.encode(config).decode())
+    config = PeerConfig(name, lab.address, backlog.topics[PURCHASE], lists, partitions, str(lab.home / name))
+    command = python("-m", "streams.bench.peers.naive", msgspec.json.encode(config).decode())
     with lab.running(name, command, subprocess_environment({})) as process:
         await lab.wait_for_group(name, backlog, process)
     return await read_back(lab, backlog, lists, {})

@@ -19,14 +19,13 @@ from operators import state
 from streams.bench.ceilings import consume_per_s, core_alone, produce_per_s, recorded_batches, state_per_s
 from streams.bench.history import SETTINGS, HistoryEncoder
 from streams.bench.lab import Backlog, BenchError, Lab, backlog_of, fill_topics, laboratory, read_purchases
-from streams.bench.runs import run_headwater
+from streams.bench.runs import HISTORY_WORKER, run_headwater
 from streams.bench.summary import machine, setting, spread_of, versions
 from streams.bench.timing import timed_us
 
 __all__ = ["StateOptions", "run", "show"]
 
 _EVENTS_MIN: Final = 100
-_WORKER: Final = "from streams.bench.history import serve; serve()"
 _TITLES: Final = {
     "events_per_s": "worker, events/s",
     "lists_per_s": "worker, lists/s",
@@ -84,7 +83,7 @@ def run(options: StateOptions, echo: Echo) -> dict[str, Any]:
 
 def _round(lab: Lab, backlog: Backlog, encoder: Any, number: int, echo: Echo) -> dict[str, float]:
     name = f"state-{number}"
-    measured = asyncio.run(run_headwater(lab, backlog, name, settings=SETTINGS, code=_WORKER))
+    measured = asyncio.run(run_headwater(lab, backlog, name, settings=SETTINGS, code=HISTORY_WORKER))
     echo(f"round {number}: {measured.stretch.events_per_s:,.0f} events/s; the parts")
     core = core_alone(encoder, recorded_batches(measured.lists, backlog))
     writes, loads = state_per_s(lab.home / f"{name}-store", core.effects)

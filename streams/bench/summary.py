@@ -25,6 +25,7 @@ _PACKAGES: Final = (
     "onnxruntime",
     "onnxruntime-gpu",
     "faiss-cpu",
+    "confluent-kafka",
 )
 _WIDTH: Final = 120
 _ROWS: Final = (

@@ -2,13 +2,14 @@
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from streams.commands.common import Json, out
 
-__all__ = ["encoder", "freshness", "pipeline", "ranking", "state"]
+__all__ = ["encoder", "freshness", "peers", "pipeline", "ranking", "replay", "scale", "state"]
 
 BrokerKind = Literal["embedded", "kafka"]
 
@@ -94,6 +95,63 @@ def state(
     from streams.bench.state import StateOptions, run, show
 
     result = run(StateOptions(events=events, rounds=rounds, broker=kind), echo=_progress)
+    out(result) if as_json else show(result)
+
+
+def peers(
+    job: Annotated[
+        Literal["encoder", "state"], typer.Option("--job", help="With the encoder and top 10, or the ten newest items.")
+    ] = "encoder",
+    events: Annotated[int, typer.Option("--events", min=1, help="Purchases of each run in micro-batches.")] = 60_000,
+    naive_events: Annotated[int, typer.Option("--naive-events", min=1, help="The same for one at a time.")] = 6_000,
+    rounds: Rounds = 2,
+    installs: Annotated[bool, typer.Option("--install", help="First install what is absent, by pip.")] = False,
+    cache: Annotated[Path | None, typer.Option("--cache", help="Home of the frameworks' environments.")] = None,
+    kind: Broker = "kafka",
+    as_json: Json = False,
+) -> None:
+    """Throughput beside other frameworks on the same job; what is not installed is told as absent."""
+    from streams.bench.peers.contest import PeersOptions, install, run, show
+
+    options = PeersOptions(job=job, events=events, naive_events=naive_events, rounds=rounds, broker=kind)
+    options = replace(options, cache=cache) if cache else options
+    if installs:
+        install(options, _progress)
+    result = run(options, echo=_progress)
+    out(result) if as_json else show(result)
+
+
+def scale(
+    axis: Annotated[
+        Literal["users", "items", "history", "partitions", "workers"], typer.Option("--axis", help="What grows.")
+    ] = "users",
+    size: Annotated[
+        list[int] | None, typer.Option("--size", help="Of the axis, several times for several; three without.")
+    ] = None,
+    events: Annotated[int, typer.Option("--events", min=1_000, help="Of each run.")] = 20_000,
+    kind: Broker = "kafka",
+    as_json: Json = False,
+) -> None:
+    """Throughput, freshness, memory, disk and restart time against one size, with the name of each growth."""
+    from streams.bench.scale import ScaleOptions, run, show
+
+    options = ScaleOptions(axis=axis, sizes=tuple(size) if size else None, events=events, broker=kind)
+    result = run(options, echo=_progress)
+    out(result) if as_json else show(result)
+
+
+def replay(
+    events: Annotated[int | None, typer.Option("--events", min=1, help="Of the data set; all without it.")] = None,
+    live_events: Annotated[int, typer.Option("--live-events", min=1, help="Of the live path.")] = 100_000,
+    rounds: Rounds = 1,
+    kind: Broker = "kafka",
+    as_json: Json = False,
+) -> None:
+    """A year of purchases from file to final lists as a backfill, beside the live path."""
+    from streams.bench.backfill import ReplayOptions, run, show
+
+    options = ReplayOptions(events=events, live_events=live_events, rounds=rounds, broker=kind)
+    result = run(options, echo=_progress)
     out(result) if as_json else show(result)
 
 
