@@ -85,6 +85,7 @@ _BENCHES = {
     benches.ranking: "ranking --items 1000 --rounds 1",
     benches.peers: "peers --install --rounds 1",
     benches.replay: "replay --events 100000 --live-events 50000",
+    benches.report: "report --measure --only encoder --only freshness",
     benches.scale: "scale --axis users --size 1000 --size 10000",
     benches.state: "state --events 20000 --rounds 1 --broker embedded",
 }

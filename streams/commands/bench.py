@@ -9,7 +9,7 @@ import typer
 
 from streams.commands.common import Json, out
 
-__all__ = ["encoder", "freshness", "peers", "pipeline", "ranking", "replay", "scale", "state"]
+__all__ = ["encoder", "freshness", "peers", "pipeline", "ranking", "replay", "report", "scale", "state"]
 
 BrokerKind = Literal["embedded", "kafka"]
 
@@ -153,6 +153,33 @@ def replay(
     options = ReplayOptions(events=events, live_events=live_events, rounds=rounds, broker=kind)
     result = run(options, echo=_progress)
     out(result) if as_json else show(result)
+
+
+def report(
+    measure: Annotated[
+        bool, typer.Option("--measure", help="First run the benches; a quarter of an hour in all.")
+    ] = False,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="Of the benches, several times for several; all without it.")
+    ] = None,
+    docs: Annotated[Path | None, typer.Option("--docs", help="Home of PERFORMANCE.md; infra/docs without it.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The page of all figures and targets, from the results that are kept beside it."""
+    from streams.bench.report import DOCS, write
+    from streams.bench.report import measure as run
+
+    home = docs or DOCS
+    failed = run(only or [], home, _progress) if measure else {}
+    path, judged = write(home)
+    verdicts = {each.target.name: each.verdict for each in judged}
+    if as_json:
+        out({"page": str(path), "targets": verdicts, "failed": failed})
+    else:
+        for name, verdict in verdicts.items():
+            typer.echo(f"{verdict:<13} {name}")
+        typer.echo(str(path))
+    raise typer.Exit(1 if failed else 0)
 
 
 def _progress(line: str) -> None:

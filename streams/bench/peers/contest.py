@@ -24,6 +24,7 @@ from streams.bench.lab import (
     Backlog,
     BenchError,
     Lab,
+    Process,
     backlog_of,
     fill_topics,
     laboratory,
