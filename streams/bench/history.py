@@ -53,9 +53,6 @@ class HistoryEncoder:
         row_of = self._rows.get
         return [row_of(item_id, OUT_OF_VOCABULARY) for item_id in item_ids]
 
-    def item_at(self, row: int) -> str:
-        return self._items[row]
-
     def step(
         self, hidden: NDArray[np.float32], rows: NDArray[np.int64], types: NDArray[np.int64], gaps: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

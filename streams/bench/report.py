@@ -123,7 +123,7 @@ def page(results: Mapping[str, Result], judged: Sequence[Judged]) -> str:
         "# Performance",
         "",
         "Made by `headwater bench report` from the results in [performance/](performance/); measured by"
-        " `headwater bench report --measure`. Medians, with the least and greatest of the interleaved rounds in brackets.",
+        " `headwater bench report --measure`. Medians; least and greatest of the interleaved rounds in brackets.",
         "",
         "## Targets",
         "",
@@ -201,7 +201,7 @@ def _freshness_lines(result: Result) -> list[str]:
         worker = ", ".join(f"{stage} {value:g}" for stage, value in each["worker_ms_per_batch"].items())
         stages.append([f"{each['load']:.0%}", *parts, worker])
     return [
-        f"Capacity {result['capacity_events_per_s']:,} events/s, with broker and generator on the same machine. From the"
+        f"Capacity {result['capacity_events_per_s']:,} events/s, broker and generator on the same machine. From the"
         " moment an event is due to its list received; a generator that falls behind makes it longer.",
         "",
         *_table(("load", "events/s", "p50 ms", "p99 ms", "p99.9 ms", ""), rows),
@@ -241,8 +241,8 @@ def _encoder_lines(result: Result) -> list[str]:
     paper = result["h100_on_paper"]
     limits = [[name.replace("_", " "), f"{value:g}"] for name, value in paper.items() if name != "batch"]
     return [
-        f"{result['provider']}, {result['clock']}; peak {result['peak_gflops']:g} GFLOP/s in float32, at which an event's"
-        f" matrix products take {result['step_limit_us']:g} us and a list's {result['top_k_limit_us']:g} us.",
+        f"{result['provider']}, {result['clock']}; peak {result['peak_gflops']:g} GFLOP/s in float32: an event's"
+        f" matrix products take {result['step_limit_us']:g} us at it and a list's {result['top_k_limit_us']:g} us.",
         "",
         *_table(("batch", "step, us an event", "of the limit", "top 10, us a list", "of the limit"), rows),
         "",
