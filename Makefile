@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export PYTHONWARNINGS ?= ignore::ResourceWarning
 
-.PHONY: help demo install test test-quick chaos lint format bench clean
+.PHONY: help demo install test test-quick audit chaos lint format bench clean
 
 help:
 	@echo "make demo       install what the demonstration needs and run it (no torch, no Java, about two minutes)"
 	@echo "make test       install everything and run the tests (Java 17 and Maven for those on Apache Kafka)"
 	@echo "make chaos      every fault that we can inject, on Apache Kafka (root for those of the network; about an hour)"
 	@echo "make lint       formatter, linter, types, layers"
+	@echo "make audit      known vulnerabilities of the pinned packages; needs the advisory service"
 	@echo "make bench      throughput beside a naive Faust agent and the ceilings, on Apache Kafka"
 	@echo "make install    .venv with everything the tests and benches need"
 
@@ -46,6 +47,12 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+
+# Not in CI: it asks an advisory service on the network, from an environment of its own.
+audit: $(VENV)/.dev
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

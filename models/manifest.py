@@ -20,6 +20,7 @@ __all__ = [
     "Evaluation",
     "Manifest",
     "hash_files",
+    "load_artefact",
     "load_manifest",
     "version_of",
     "write_manifest",
@@ -91,7 +92,15 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 
 
 def load_manifest(directory: Path) -> Manifest:
-    """Read manifest.json and verify every file it names, before any of them is parsed.
+    """The manifest of an artefact, all of whose files are as it says; raises as ``load_artefact`` does."""
+    return load_artefact(directory)[0]
+
+
+def load_artefact(directory: Path) -> tuple[Manifest, dict[str, bytes]]:
+    """Read manifest.json and every file it names, and verify them before any of them is parsed.
+
+    Returns the manifest, and the very bytes that were hashed by file name: a file that is replaced afterwards is
+    never read again.
 
     Raises:
         ModelError: a file is missing or altered, or the model was made for other inputs than this program's.
@@ -106,10 +115,12 @@ def load_manifest(directory: Path) -> Manifest:
     for name in MODEL_FILES:
         if name not in manifest.files:
             raise ModelError(f"{path} does not list {name}; {_FIX}")
+    contents: dict[str, bytes] = {}
     for name, expected in manifest.files.items():
         if Path(name).name != name:
             raise ModelError(f"{path} names {name!r}, which is not a plain file name; {_FIX}")
-        actual = hash_files(directory, (name,))[name]
+        contents[name] = _read(directory / name)
+        actual = hashlib.sha256(contents[name]).hexdigest()
         if actual != expected:
             raise ModelError(f"{directory / name} is altered: SHA-256 expected {expected}, actual {actual}; {_FIX}")
     derived = version_of(manifest.name, manifest.files)
@@ -117,7 +128,7 @@ def load_manifest(directory: Path) -> Manifest:
         raise ModelError(f"{path} has version {manifest.version}, but its files make {derived}; {_FIX}")
     _check("event types", list(EVENT_TYPES), list(manifest.event_types), path)
     _check("gap buckets", GAP_BUCKETS, manifest.gap_buckets, path)
-    return manifest
+    return manifest, contents
 
 
 _FIX: Final = "export the model again with `headwater export`, or restore the directory"

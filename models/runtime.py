@@ -21,7 +21,7 @@ from models.manifest import (
     STEP_FILE,
     VOCABULARY_FILE,
     Manifest,
-    load_manifest,
+    load_artefact,
 )
 from models.ranker import Ranker, run_bound
 from operators.interest import OUT_OF_VOCABULARY
@@ -44,19 +44,20 @@ class OnnxEncoder:
     """
 
     def __init__(self, artefact: Path = DEFAULT_ARTEFACT, *, providers: Providers = "auto", threads: int = 1) -> None:
-        self.manifest: Final[Manifest] = load_manifest(artefact)
-        self._items = _vocabulary(artefact, self.manifest)
+        manifest, contents = load_artefact(artefact)
+        self.manifest: Final[Manifest] = manifest
+        self._items = _vocabulary(artefact, contents[VOCABULARY_FILE], manifest)
         self._row_of = {item_id: row for row, item_id in enumerate(self._items) if row != OUT_OF_VOCABULARY}
         shape = (self.manifest.items, self.manifest.vector_width)
-        self._embeddings = _array(artefact / EMBEDDINGS_FILE, shape)
-        self._trained_bias = _array(artefact / BIAS_FILE, shape[:1])
+        self._embeddings = _array(artefact / EMBEDDINGS_FILE, contents[EMBEDDINGS_FILE], shape)
+        self._trained_bias = _array(artefact / BIAS_FILE, contents[BIAS_FILE], shape[:1])
         self._bias = self._trained_bias.copy()
         self._bias[OUT_OF_VOCABULARY] = -np.inf
         self._bias_changed = False
         self._ort: Any = importlib.import_module("onnxruntime")
         wanted = _wanted_providers(self._ort, providers)
-        self._step = open_session(self._ort, artefact / STEP_FILE, wanted, threads)
-        rank = open_session(self._ort, artefact / RANK_FILE, wanted, threads)
+        self._step = open_session(self._ort, contents[STEP_FILE], wanted, threads, artefact / STEP_FILE)
+        rank = open_session(self._ort, contents[RANK_FILE], wanted, threads, artefact / RANK_FILE)
         _check_shapes(self._step, self.manifest, artefact / STEP_FILE)
         self.provider: Final[str] = self._step.get_providers()[0]
         """The execution provider that the sessions really got."""
@@ -156,12 +157,13 @@ def _has_driver() -> bool:
     return True
 
 
-def open_session(ort: Any, model: Path | bytes, providers: list[str], threads: int) -> Any:
+def open_session(ort: Any, model: bytes, providers: list[str], threads: int, name: object = "a graph") -> Any:
     """A session with the settings that the worker runs models with.
 
     Args:
         ort: the module ``onnxruntime``.
-        model: a file or a serialized graph.
+        model: a serialized graph.
+        name: what an error calls it.
 
     Raises:
         ModelError: ONNX Runtime refuses it.
@@ -171,16 +173,15 @@ def open_session(ort: Any, model: Path | bytes, providers: list[str], threads: i
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores are shared with Kafka's loop
     try:
-        return ort.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=providers)
+        return ort.InferenceSession(model, options, providers=providers)
     except Exception as error:
-        what = "a graph" if isinstance(model, bytes) else model
-        raise ModelError(f"ONNX Runtime cannot load {what} ({error}); export the model again") from error
+        raise ModelError(f"ONNX Runtime cannot load {name} ({error}); export the model again") from error
 
 
-def _vocabulary(artefact: Path, manifest: Manifest) -> list[str]:
+def _vocabulary(artefact: Path, content: bytes, manifest: Manifest) -> list[str]:
     path = artefact / VOCABULARY_FILE
     try:
-        items = msgspec.json.decode(path.read_bytes(), type=list[str])
+        items = msgspec.json.decode(content, type=list[str])
     except msgspec.MsgspecError as error:
         raise ModelError(f"{path} is not a list of item ids ({error}); export the model again") from error
     if len(items) != manifest.items or len(set(items)) != len(items):
@@ -188,10 +189,10 @@ def _vocabulary(artefact: Path, manifest: Manifest) -> list[str]:
     return items
 
 
-def _array(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def _array(path: Path, content: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
     try:
-        array = np.load(path, allow_pickle=False)
-    except ValueError as error:
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError) as error:
         raise ModelError(f"{path} is not a numpy array ({error}); export the model again") from error
     if array.shape != shape or array.dtype != np.float32:
         raise ModelError(f"{path} is {array.dtype} {array.shape}, the manifest says float32 {shape}; export it again")

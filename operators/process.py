@@ -12,6 +12,7 @@ from operators.erasure import ERASURE, ErasureRequest, Receipt, decode_erasure, 
 from operators.events import Rejected
 from operators.fold import Folded, fold, fold_all
 from operators.interest import Encoder, refresh
+from operators.privacy import Pseudonyms
 from operators.ranking import Cause, Policy, RecommendationList
 from operators.state import UserState
 
@@ -146,8 +147,8 @@ class Effects(NamedTuple):
 NO_EFFECTS: Final = Effects([], [], [], Counts())
 
 
-def decode_chunks(chunks: Iterable[Chunk], now_ms: int) -> Batch:
-    """Check every record of the chunks and group the events by user."""
+def decode_chunks(chunks: Iterable[Chunk], now_ms: int, pseudonyms: Pseudonyms | None = None) -> Batch:
+    """Check every record of the chunks and group the events by user; with ``pseudonyms`` no plain id gets further."""
     users: list[UserKey] = []
     places: dict[int, _Places] = {}
     parts: list[Columns] = []
@@ -158,12 +159,12 @@ def decode_chunks(chunks: Iterable[Chunk], now_ms: int) -> Batch:
     for chunk in chunks:
         records += len(chunk.records)
         if chunk.event_type == ERASURE:
-            _decode_erasures(chunk, now_ms, erasures, dead_letters)
+            _decode_erasures(chunk, now_ms, erasures, dead_letters, pseudonyms)
             continue
         columns, rejected = decode_columns(chunk.records, chunk.event_type, now_ms)
         parts.append(columns)
         if chunk.partition not in places:
-            places[chunk.partition] = _Places(chunk.partition, users)
+            places[chunk.partition] = _Places(chunk.partition, users, pseudonyms)
         place_of = places[chunk.partition]
         numbers += [place_of[key] for key in columns.keys]
         dead_letters += [DeadLetter(chunk.topic, chunk.partition, chunk.records[n], reason) for n, reason in rejected]
@@ -175,27 +176,33 @@ def decode_chunks(chunks: Iterable[Chunk], now_ms: int) -> Batch:
 
 
 def _decode_erasures(
-    chunk: Chunk, now_ms: int, erasures: list[tuple[UserKey, ErasureRequest]], dead_letters: list[DeadLetter]
+    chunk: Chunk,
+    now_ms: int,
+    erasures: list[tuple[UserKey, ErasureRequest]],
+    dead_letters: list[DeadLetter],
+    pseudonyms: Pseudonyms | None,
 ) -> None:
     for record in chunk.records:
         request = decode_erasure(record.value, record.key, record.headers, record.offset, now_ms)
         if isinstance(request, Rejected):
             dead_letters.append(DeadLetter(chunk.topic, chunk.partition, record, request))
         else:
-            erasures.append((UserKey(chunk.partition, request.key), request))
+            key = pseudonyms(request.key) if pseudonyms else request.key
+            erasures.append((UserKey(chunk.partition, key), request._replace(key=key)))
 
 
 class _Places(dict[bytes, int]):
     """Key of a user of one partition -> place in ``users``, where a new user is added."""
 
-    def __init__(self, partition: int, users: list[UserKey]) -> None:
+    def __init__(self, partition: int, users: list[UserKey], pseudonyms: Pseudonyms | None) -> None:
         super().__init__()
         self._partition = partition
         self._users = users
+        self._pseudonyms = pseudonyms
 
     def __missing__(self, key: bytes) -> int:
         place = self[key] = len(self._users)
-        self._users.append(UserKey(self._partition, key))
+        self._users.append(UserKey(self._partition, self._pseudonyms(key) if self._pseudonyms else key))
         return place
 
 

@@ -60,6 +60,7 @@ class Worker:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        self._pseudonyms = settings.privacy.pseudonyms()
         self.stopping = asyncio.Event()
         self._crash: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._write_thread = ThreadPoolExecutor(1, "headwater-store")
@@ -83,7 +84,7 @@ class Worker:
             write_buffer_mb=worker.write_buffer_mb,
         )
         table_partitions = partitions[changelog_topic(worker.app_id)]
-        self.states = States(self.store, table_partitions, worker.cache_users_max)
+        self.states = States(self.store, table_partitions, worker.cache_users_max, plain_ids=self._pseudonyms is None)
         catalog = Catalog()
         catalog_topic = settings.topics.catalog
         consumer = AIOKafkaConsumer(**client_arguments(settings.broker))
@@ -146,6 +147,7 @@ class Worker:
             source=self.app.chunk_consumer,
             accepts=self._accepts,
             batch_events_max=worker.batch_events_max,
+            pseudonyms=self._pseudonyms,
         )
 
     def is_ready(self) -> bool:

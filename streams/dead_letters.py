@@ -1,9 +1,12 @@
 """Dead letters: the original record under headers that say what was wrong and where it came from."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from operators import limits
 from operators.process import DeadLetter
 
-__all__ = ["headers_of", "value_of"]
+__all__ = ["headers_of", "value_of", "withheld"]
 
 
 def headers_of(letter: DeadLetter) -> list[tuple[str, bytes]]:
@@ -19,6 +22,20 @@ def headers_of(letter: DeadLetter) -> list[tuple[str, bytes]]:
         *_truncation(letter.record.value),
         *own,
     ]
+
+
+class _Withheld(NamedTuple):
+    """The place of a record, and nothing else of it."""
+
+    offset: int
+    key: bytes | None = None
+    value: bytes | None = None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+def withheld(letter: DeadLetter) -> DeadLetter:
+    """The letter without its record: where user ids are pseudonyms, a plain one must not leave by this door."""
+    return letter._replace(record=_Withheld(letter.record.offset))
 
 
 def value_of(letter: DeadLetter) -> bytes | None:

@@ -15,10 +15,12 @@ from typing import Any, Final, NamedTuple
 
 from operators import limits
 from operators.interest import Encoder
+from operators.privacy import Pseudonyms
 from operators.process import NO_EFFECTS, Batch, Chunk, Effects, UserKey, decode_chunks, process_batch
 from operators.ranking import Policy
 from streams.catalog import Catalog
 from streams.checkpoint import Checkpoint, Settlement
+from streams.dead_letters import withheld
 from streams.intake import Intake, IntakeQueue, Source
 from streams.metrics import Metrics
 from streams.states import POPULARITY_KEY, States
@@ -57,6 +59,7 @@ class Engine:
         source: Source,
         accepts: Callable[[Intake], bool],
         batch_events_max: int,
+        pseudonyms: Pseudonyms | None = None,
     ) -> None:
         self._states = states
         self._encoder = encoder
@@ -66,6 +69,7 @@ class Engine:
         self._policy = policy
         self._topics = topics
         self._accepts = accepts
+        self._pseudonyms = pseudonyms
         self._batch_events_max = batch_events_max
         self._thread = ThreadPoolExecutor(1, "headwater-core")
         self._decode_thread = ThreadPoolExecutor(1, "headwater-decode")
@@ -147,7 +151,7 @@ class Engine:
             while not self.failed.done():
                 intakes = await self._gather()
                 chunks = [intake.chunk for intake in intakes]
-                decoded = await loop.run_in_executor(self._decode_thread, _decode_in_thread, chunks)
+                decoded = await loop.run_in_executor(self._decode_thread, _decode_in_thread, chunks, self._pseudonyms)
                 computed.put_nowait((intakes, loop.run_in_executor(self._thread, self._compute_in_thread, decoded)))
         except Exception as error:
             await self._fail(error)
@@ -205,6 +209,8 @@ class Engine:
             withdrawn=self._catalog.withdrawn,
             now_ms=now_ms,
         )
+        if self._pseudonyms is not None:
+            effects = effects._replace(dead_letters=[withheld(letter) for letter in effects.dead_letters])
         clock.mark("process")
         snapshots = _keyed(self._states.due_snapshots(limits.popularity_checkpoint_events))
         return _Work(batch, effects, snapshots, clock.seconds)
@@ -232,10 +238,10 @@ def _keyed(snapshots: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes, byt
     return [(partition, POPULARITY_KEY, value) for partition, value in snapshots]
 
 
-def _decode_in_thread(chunks: Sequence[Chunk]) -> tuple[Batch, int, float]:
+def _decode_in_thread(chunks: Sequence[Chunk], pseudonyms: Pseudonyms | None) -> tuple[Batch, int, float]:
     """The batch, the clock's time of its decoding in ms, and the seconds it took."""
     began, now_ms = time.perf_counter(), time.time_ns() // 1_000_000
-    return decode_chunks(chunks, now_ms), now_ms, time.perf_counter() - began
+    return decode_chunks(chunks, now_ms, pseudonyms), now_ms, time.perf_counter() - began
 
 
 class _Stages:

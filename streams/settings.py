@@ -15,9 +15,11 @@ import msgspec
 from msgspec import Meta
 
 from operators import limits
+from operators.privacy import Pseudonyms
 
 __all__ = [
     "BrokerSettings",
+    "PrivacySettings",
     "Secret",
     "Settings",
     "SettingsError",
@@ -28,6 +30,7 @@ __all__ = [
 ]
 
 CONFIG_FILE_DEFAULT = "headwater.toml"
+PSEUDONYM_KEY_CHARS_MIN = 32
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1)]
@@ -72,14 +75,7 @@ class BrokerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
     def password(self) -> Secret | None:
         """The SASL password from the environment or from ``sasl_password_file``."""
-        if self.sasl_password is not None:
-            return Secret(self.sasl_password)
-        if self.sasl_password_file is None:
-            return None
-        try:
-            return Secret(Path(self.sasl_password_file).read_text(encoding="utf-8").strip())
-        except OSError as error:
-            raise SettingsError(f"broker.sasl_password_file: cannot read it ({error.strerror})") from None
+        return _secret(self.sasl_password, self.sasl_password_file, "broker.sasl_password_file")
 
 
 class TopicSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -139,18 +135,63 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """Health and metrics; 0 switches the web server off."""
 
 
+class PrivacySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What stands for a user id in everything that is stored and published."""
+
+    pseudonym_key: str | None = None
+    """From ``HEADWATER_PRIVACY_PSEUDONYM_KEY`` only; refused in a TOML file."""
+    pseudonym_key_file: str | None = None
+
+    def __repr__(self) -> str:
+        shown = None if self.pseudonym_key is None else Secret(self.pseudonym_key)
+        return f"PrivacySettings(pseudonym_key={shown!r}, pseudonym_key_file={self.pseudonym_key_file!r})"
+
+    def pseudonyms(self) -> Pseudonyms | None:
+        """The function of the key, or None where plain ids are kept.
+
+        Raises:
+            SettingsError: the key cannot be read or is too short to be one.
+        """
+        secret = _secret(self.pseudonym_key, self.pseudonym_key_file, "privacy.pseudonym_key_file")
+        if secret is None:
+            return None
+        if len(secret) < PSEUDONYM_KEY_CHARS_MIN:
+            raise SettingsError(f"privacy.pseudonym_key is too short: {PSEUDONYM_KEY_CHARS_MIN} characters or more")
+        return Pseudonyms(secret.encode())
+
+    def key_of(self, user_id: str) -> bytes:
+        """The key of a user in changelog and recommendations."""
+        pseudonyms = self.pseudonyms()
+        return pseudonyms(user_id.encode()) if pseudonyms else user_id.encode()
+
+
+def _secret(given: str | None, file: str | None, name: str) -> Secret | None:
+    """A secret from the environment, or from the file that the setting ``name`` names."""
+    if given is not None:
+        return Secret(given)
+    if file is None:
+        return None
+    try:
+        return Secret(Path(file).read_text(encoding="utf-8").strip())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise SettingsError(f"{name}: cannot read it ({reason})") from None
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything that can be set."""
 
     broker: BrokerSettings = msgspec.field(default_factory=BrokerSettings)
     topics: TopicSettings = msgspec.field(default_factory=TopicSettings)
     worker: WorkerSettings = msgspec.field(default_factory=WorkerSettings)
+    privacy: PrivacySettings = msgspec.field(default_factory=PrivacySettings)
 
 
 _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "broker": BrokerSettings,
     "topics": TopicSettings,
     "worker": WorkerSettings,
+    "privacy": PrivacySettings,
 }
 
 
@@ -164,11 +205,12 @@ def _from_file(path: str | None) -> dict[str, dict[str, Any]]:
         raise SettingsError(f"{chosen}: cannot read the settings file ({error.strerror})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{chosen}: not valid TOML ({error})") from None
-    if isinstance(broker := data.get("broker"), dict) and "sasl_password" in broker:
-        raise SettingsError(
-            f"{chosen}: broker.sasl_password does not belong in a file that is shared;"
-            " use broker.sasl_password_file or HEADWATER_BROKER_SASL_PASSWORD"
-        )
+    for section, field in (("broker", "sasl_password"), ("privacy", "pseudonym_key")):
+        if isinstance(fields := data.get(section), dict) and field in fields:
+            raise SettingsError(
+                f"{chosen}: {section}.{field} does not belong in a file that is shared;"
+                f" use {section}.{field}_file or HEADWATER_{section.upper()}_{field.upper()}"
+            )
     return data
 
 

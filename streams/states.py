@@ -28,9 +28,11 @@ class States:
     it holds more users than the batches in work can touch.
     """
 
-    def __init__(self, store: StateStore, partitions: int, cache_users_max: int) -> None:
+    def __init__(self, store: StateStore, partitions: int, cache_users_max: int, *, plain_ids: bool = True) -> None:
+        """``plain_ids``: keys are the ids that producers partition by, and no pseudonyms."""
         self._store = store
         self._partitions = partitions
+        self._plain_ids = plain_ids
         self._cache: OrderedDict[UserKey, UserState] = OrderedDict()
         self._cache_users_max = max(cache_users_max, 4 * limits.batch_events_max)
         self._popularity: dict[int, Popularity] = {}
@@ -106,7 +108,7 @@ class States:
 
     def _new_user(self, user: UserKey) -> UserState:
         expected = partition_of(user.key, self._partitions)
-        if expected != user.partition:
+        if self._plain_ids and expected != user.partition:
             self.misplaced_users += 1
             if self.misplaced_users == 1:
                 log.warning(

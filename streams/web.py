@@ -1,5 +1,7 @@
 """Health and metrics over HTTP. Nothing of a user's state is served."""
 
+import ipaddress
+import logging
 from collections.abc import Callable
 
 from aiohttp import web
@@ -7,6 +9,8 @@ from aiohttp import web
 from streams.metrics import Metrics
 
 __all__ = ["WebServer"]
+
+log = logging.getLogger(__name__)
 
 
 class WebServer:
@@ -26,6 +30,8 @@ class WebServer:
         """
         if not self._port:
             return
+        if not _is_loopback(self._host):
+            log.warning("health and metrics are served on %s: whoever reaches that address reads them", self._host)
         app = web.Application()
         app.add_routes(
             [web.get("/health", self._health), web.get("/ready", self._ready), web.get("/metrics", self._export)]
@@ -48,3 +54,10 @@ class WebServer:
 
     async def _export(self, _: web.Request) -> web.Response:
         return web.Response(text=self._metrics.prometheus(), content_type="text/plain")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

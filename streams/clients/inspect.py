@@ -26,10 +26,10 @@ def inspect(settings: Settings, user_id: str) -> dict[str, Any]:
     """
     cluster = describe_cluster(settings.broker)
     changelog = changelog_topic(settings.worker.app_id)
-    key = user_id.encode()
-    state_at = Partition(changelog, partition_of(key, partition_count(cluster, changelog)))
+    key, at = settings.privacy.key_of(user_id), user_id.encode()
+    state_at = Partition(changelog, partition_of(at, partition_count(cluster, changelog)))
     lists = settings.topics.recommendations
-    list_at = Partition(lists, partition_of(key, partition_count(cluster, lists)))
+    list_at = Partition(lists, partition_of(at, partition_count(cluster, lists)))
     with consumer(settings.broker) as client:
         state = _state(client, state_at, key)
         ranked = _list(client, list_at, key)

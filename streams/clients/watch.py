@@ -52,7 +52,8 @@ def watch(
         partitions = [partitions[partition_of(user_id.encode(), len(partitions))]]
     with consumer(settings.broker) as client:
         _assign(client, partitions, from_beginning)
-        yield from _bounded(client, user_id, count, timeout_s)
+        key = None if user_id is None else settings.privacy.key_of(user_id).decode()
+        yield from _bounded(client, key, count, timeout_s)
 
 
 def _assign(client: Consumer, partitions: Sequence[Partition], from_beginning: bool) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from models.errors import ModelError
-from models.manifest import MODEL_FILES, load_manifest, version_of
+from models.manifest import MODEL_FILES, load_artefact, load_manifest, version_of
 from models.runtime import DEFAULT_ARTEFACT, OnnxEncoder
 from operators.interest import EVENT_TYPES, GAP_BUCKETS, OUT_OF_VOCABULARY, Encoder
 
@@ -199,6 +199,19 @@ def test_an_altered_or_missing_file_is_refused(copy: Path, name: str) -> None:
     (copy / name).unlink()
     with pytest.raises(ModelError, match=rf"cannot read .*{name} \(No such file"):
         OnnxEncoder(copy)
+
+
+def test_a_file_that_is_replaced_after_its_hash_was_taken_is_not_read(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replaced(directory: Path) -> Any:
+        verified = load_artefact(directory)
+        for name in MODEL_FILES:
+            (directory / name).write_bytes(b"not what was hashed")
+        return verified
+
+    monkeypatch.setattr("models.runtime.load_artefact", replaced)
+    assert OnnxEncoder(copy, providers="cpu").version == load_manifest(DEFAULT_ARTEFACT).version
 
 
 def test_hashes_are_checked_before_anything_is_parsed(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
