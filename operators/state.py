@@ -194,7 +194,10 @@ def decode(value: bytes) -> UserState:
     state.events_count, state.late_count = folded, late
     state.known_count, state.unknown_count = known, unknown
     at = layout.size
-    state.model_version = value[at : at + version_n].decode()
+    try:
+        state.model_version = value[at : at + version_n].decode()
+    except UnicodeDecodeError:
+        raise StateError("user state whose model version is not UTF-8") from None
     at += version_n
     if hidden_n:
         state.hidden = np.frombuffer(value, np.float32, hidden_n, at)

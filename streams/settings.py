@@ -203,7 +203,7 @@ def _from_file(path: str | None) -> dict[str, dict[str, Any]]:
         data = tomllib.loads(chosen.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"{chosen}: cannot read the settings file ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SettingsError(f"{chosen}: not valid TOML ({error})") from None
     for section, field in (("broker", "sasl_password"), ("privacy", "pseudonym_key")):
         if isinstance(fields := data.get(section), dict) and field in fields:
