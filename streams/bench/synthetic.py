@@ -52,8 +52,8 @@ def artefact_with_items(directory: Path, items: int) -> Path:
     shutil.copytree(DEFAULT_ARTEFACT, directory, dirs_exist_ok=True)
     manifest = load_manifest(directory)
     outside = encoder.embeddings(np.array([OUT_OF_VOCABULARY]))
-    np.save(directory / EMBEDDINGS_FILE, np.concatenate([outside, catalogue.embeddings]))
-    np.save(directory / BIAS_FILE, np.concatenate([np.zeros(1, np.float32), catalogue.bias]))
+    np.save(directory / EMBEDDINGS_FILE, np.concatenate([outside, catalogue.embeddings]), allow_pickle=False)
+    np.save(directory / BIAS_FILE, np.concatenate([np.zeros(1, np.float32), catalogue.bias]), allow_pickle=False)
     real = encoder.manifest.items - 1
     ids = [encoder.item_at(row) for row in range(1, min(items, real) + 1)]
     ids += [f"made-{n}" for n in range(real, items)]
