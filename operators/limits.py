@@ -3,6 +3,7 @@
 from typing import Final
 
 __all__ = [
+    "abort_wait_s",
     "align_wait_ms",
     "batch_events_max",
     "cache_users_max",
@@ -28,11 +29,14 @@ __all__ = [
     "popularity_snapshot_items_max",
     "produce_batch_bytes_max",
     "reason_bytes_max",
+    "restore_fetch_bytes_max",
+    "restore_threads_max",
     "score_batch_lists",
     "sort_chunk_events_max",
     "sort_files_max",
     "timestamp_ms_max",
     "timestamp_ms_min",
+    "transaction_timeout_ms",
     "value_max",
 ]
 
@@ -89,8 +93,17 @@ produce_batch_bytes_max: Final = 512 * 1024
 """Below the 1 MB that brokers take by default (``message.max.bytes``)."""
 flush_interval_s: Final = 30.0
 """Between two flushes of the state store: bounds the changelog tail that a crash makes it read again."""
+restore_fetch_bytes_max: Final = 16 * 1024 * 1024
+"""Of one fetch of the changelog, all partitions of a broker together; twice that is in memory."""
+restore_threads_max: Final = 4
+"""Partitions that a restore writes at a time."""
 drain_max_s: Final = 30.0
 """How long a stopping or rebalancing worker waits for the batch in work."""
+
+transaction_timeout_ms: Final = 60_000
+"""After which the broker aborts a transaction that nobody ends: more than a broker's pause should take."""
+abort_wait_s: Final = 5.0
+"""How long a worker that has to end waits for its transaction's abort."""
 
 # -- one dead letter
 dead_letter_bytes_max: Final = 1_900_000

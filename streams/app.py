@@ -14,8 +14,12 @@ from typing import Any, NoReturn
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import GroupAuthorizationFailedError, KafkaError, TopicAuthorizationFailedError
-from faust.exceptions import ConsistencyError
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+)
 
 from models.errors import ModelError
 from models.runtime import OnnxEncoder
@@ -26,16 +30,19 @@ from streams.catalog import Catalog, CatalogFollower
 from streams.checkpoint import Checkpoint, Targets
 from streams.clients.acls import require
 from streams.clients.errors import ClientError
-from streams.connection import client_arguments, new_app
+from streams.connection import client_arguments, has_transactions, new_app, new_changelog_consumer
 from streams.engine import Engine
 from streams.intake import Intake
 from streams.metrics import Metrics
+from streams.progress import RestoreProgress
 from streams.reach import not_allowed, why_unreachable
+from streams.restore import Restorer
 from streams.settings import Settings, SettingsError
 from streams.states import States
 from streams.store import StateStore, StoreError
 from streams.table import UserTable
 from streams.topics import changelog_topic, partition_errors
+from streams.transactions import FencedError
 from streams.transport import hand_on_parsed_records
 from streams.web import WebServer
 
@@ -47,7 +54,7 @@ _START_TIMEOUT_S = 60.0
 _LEAVE_TIMEOUT_S = 3.0
 _GC_THRESHOLDS = (20_000, 20, 20)
 _SWITCH_INTERVAL_S = 0.0005
-_NOT_ALLOWED = (TopicAuthorizationFailedError, GroupAuthorizationFailedError)
+_NOT_ALLOWED = (TopicAuthorizationFailedError, GroupAuthorizationFailedError, TransactionalIdAuthorizationFailed)
 
 
 class WorkerError(RuntimeError):
@@ -76,6 +83,7 @@ class Worker:
         settings, worker = self.settings, self.settings.worker
         hand_on_parsed_records()
         partitions = await self._topic_partitions()
+        self._exactly_once = self._delivers_exactly_once()
         encoder = OnnxEncoder(Path(worker.model_dir), providers=worker.provider, threads=worker.encoder_threads)
         log.info("model %s on %s", encoder.version, encoder.provider)
         self.store = StateStore(
@@ -90,8 +98,9 @@ class Worker:
         consumer = AIOKafkaConsumer(**client_arguments(settings.broker))
         self.catalog_follower = CatalogFollower(catalog, consumer, catalog_topic, partitions[catalog_topic])
         await self.catalog_follower.start(self._on_task_end)
-        self.app = new_app(settings)
-        self.app.tables.add(UserTable(self.app, self.store, self._fail, table_partitions))
+        self.app = new_app(settings, exactly_once=self._exactly_once)
+        self.app.restorer = self._new_restorer()
+        self.app.tables.add(UserTable(self.app, self.store, self.app.restorer, self._fail, table_partitions))
         self.engine = self._new_engine(encoder, catalog, partitions)
         event_types = {topic: event_type for event_type, topic in enumerate(settings.topics.sources)}
         add_agent(self.app, self.engine, event_types)
@@ -129,6 +138,7 @@ class Worker:
             self.app.chunk_consumer.settle,
             targets,
             self._write_thread,
+            self.app,
         )
         policy = Policy(
             list_items=worker.list_items,
@@ -148,6 +158,15 @@ class Worker:
             accepts=self._accepts,
             batch_events_max=worker.batch_events_max,
             pseudonyms=self._pseudonyms,
+        )
+
+    def _new_restorer(self) -> Restorer:
+        broker, read_committed = self.settings.broker, self._has_transactions
+        return Restorer(
+            self.store,
+            changelog_topic(self.settings.worker.app_id),
+            lambda: new_changelog_consumer(broker, read_committed=read_committed),
+            RestoreProgress(self.metrics),
         )
 
     def is_ready(self) -> bool:
@@ -171,7 +190,7 @@ class Worker:
         for end in done:
             end.result()
         if self.app.crashed:
-            raise _explained(self.app.crash_reason, self.store)
+            raise self.app.crash_reason or WorkerError("Faust stopped without a reason")
 
     async def leave(self) -> None:
         """Leave the group if it was joined, and finish nothing: for a worker that is stopped while it starts."""
@@ -188,6 +207,7 @@ class Worker:
         await self.catalog_follower.stop()
         await self.web.stop()
         self._write_thread.shutdown(wait=True)
+        self.app.restorer.close()
         self.store.close_all()
 
     def _accepts(self, intake: Intake) -> bool:
@@ -211,6 +231,7 @@ class Worker:
             await asyncio.wait_for(admin.start(), _START_TIMEOUT_S)
             # All of them: to ask for one that is missing makes brokers create it, with any number of partitions.
             described = await admin.describe_topics()
+            self._has_transactions = await has_transactions(admin)
         except (KafkaError, OSError, TimeoutError):
             raise WorkerError(why_unreachable(self.settings.broker)) from None
         finally:
@@ -222,6 +243,15 @@ class Worker:
         if errors:
             raise WorkerError("; ".join(errors))
         return partitions
+
+    def _delivers_exactly_once(self) -> bool:
+        wanted = self.settings.worker.delivery == "exactly_once"
+        if wanted and not self._has_transactions:
+            raise WorkerError(
+                f"the broker at {self.settings.broker.address} has no transactions, which worker.delivery ="
+                ' "exactly_once" takes: use Apache Kafka, or worker.delivery = "at_least_once"'
+            )
+        return wanted
 
     async def _housekeeping(self) -> None:
         while True:
@@ -244,15 +274,6 @@ def _tune_interpreter() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
-
-
-def _explained(reason: BaseException | None, store: StateStore) -> BaseException:
-    if isinstance(reason, ConsistencyError):
-        return WorkerError(
-            f"the state in {store.directory} is ahead of its changelog: the topics were deleted or made anew, or the"
-            f" directory belongs to another cluster. Delete {store.directory} to restore from the changelog"
-        )
-    return reason or WorkerError("Faust stopped without a reason")
 
 
 async def _serve(settings: Settings) -> None:
@@ -280,7 +301,7 @@ async def _serve_or_exit(settings: Settings) -> None:
     """
     try:
         await _serve(settings)
-    except (WorkerError, ModelError, StoreError, SettingsError, ClientError) as error:
+    except (WorkerError, ModelError, StoreError, SettingsError, ClientError, FencedError) as error:
         log.error("%s", error)
     except _NOT_ALLOWED as error:
         log.error("%s", not_allowed(settings.broker, error))

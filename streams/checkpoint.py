@@ -8,19 +8,31 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from typing import Any, NamedTuple
+from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import Any, NamedTuple, Protocol
 
 from operators.events import JSON_HEADERS
 from operators.process import DeadLetter, Effects, Erase
 from streams.dead_letters import headers_of, value_of
 from streams.store import StateStore
 
-__all__ = ["Checkpoint", "Settlement", "Targets"]
-
+__all__ = ["Checkpoint", "Group", "Settlement", "Targets"]
 
 Change = tuple[bytes, bytes | None]
 """Key and new value of the state table; None deletes."""
 Outgoing = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
+
+
+class Group(Protocol):
+    """The consumer group, which fences."""
+
+    def claims(self) -> Mapping[Any, int]:
+        """Offsets that this worker committed when it took its partitions; empty where it uses no transactions."""
+        ...
+
+    def transaction(self, generation: int, offsets: Mapping[Any, int]) -> AbstractAsyncContextManager[None]:
+        """Makes what is sent inside one with the offsets, for this worker as a member of the generation."""
+        ...
 
 
 class Targets(NamedTuple):
@@ -43,6 +55,8 @@ class Settlement(NamedTuple):
     """Partition, key and value of further records of the changelog."""
     offsets: dict[Any, int]
     """Source partition (Faust's TP) -> next offset, to be committed in the end."""
+    generation: int = 0
+    """Of the consumer group when the events were fetched."""
 
 
 class Checkpoint:
@@ -55,12 +69,17 @@ class Checkpoint:
         settle: Callable[[Any, int], None],
         targets: Targets,
         executor: Executor,
+        group: Group | None = None,
     ) -> None:
+        """``group``: None fences nothing."""
         self._producer = producer
         self._store = store
         self._settle = settle
         self._targets = targets
         self._executor = executor
+        self._group = group
+        self._last_offsets: dict[Any, int] = {}
+        self._last_generation = 0
 
     async def settle(self, settlement: Settlement) -> None:
         """Deliver, store, acknowledge; an error at any step leaves the offsets where they were.
@@ -69,29 +88,49 @@ class Checkpoint:
 
         Raises:
             KafkaError: a record was not delivered.
+            FencedError: another worker has the partitions.
             Exception: whatever the store raises.
         """
         changes = _changes_by_partition(settlement)
+        if not (changes or settlement.offsets):
+            return
         changelog: dict[int, list[Outgoing]] = {
             partition: [(key, value, []) for key, value in part] for partition, part in changes.items()
         }
-        delivered, _ = await asyncio.gather(
-            self._deliver(self._targets.changelog, changelog), self._deliver_output(settlement.effects)
-        )
+        erasures = settlement.effects.erasures
+        async with self._fence(settlement, changes, {} if erasures else settlement.offsets):
+            delivered, _ = await asyncio.gather(
+                self._deliver(self._targets.changelog, changelog), self._deliver_output(settlement.effects)
+            )
         await asyncio.get_running_loop().run_in_executor(self._executor, self._write, changes, delivered)
-        if settlement.effects.erasures:
-            await self._finish_erasures(settlement.effects.erasures)
+        if erasures:
+            partitions = {erase.user.partition for erase in erasures}
+            await asyncio.get_running_loop().run_in_executor(self._executor, self._store.scrub, partitions)
+            async with self._fence(settlement, partitions, settlement.offsets):
+                await self._deliver_receipts(erasures)
         for tp, offset in settlement.offsets.items():
             self._settle(tp, offset)
 
-    async def _finish_erasures(self, erasures: Sequence[Erase]) -> None:
-        partitions = {erase.user.partition for erase in erasures}
-        await asyncio.get_running_loop().run_in_executor(self._executor, self._store.scrub, partitions)
+    async def _deliver_receipts(self, erasures: Sequence[Erase]) -> None:
         receipts: defaultdict[int, list[Outgoing]] = defaultdict(list)
         for erase in erasures:
             at = erase.user.partition % self._targets.receipts_partitions
             receipts[at].append((*erase.receipt, JSON_HEADERS))
         await self._deliver(self._targets.receipts, receipts)
+
+    def _fence(
+        self, settlement: Settlement, changed: Iterable[int], offsets: Mapping[Any, int]
+    ) -> AbstractAsyncContextManager[None]:
+        """The transaction that commits ``offsets``; it names every changed partition, or it could not be fenced."""
+        if self._group is None:
+            return nullcontext()
+        if settlement.generation != self._last_generation:
+            self._last_offsets = dict(self._group.claims())
+            self._last_generation = settlement.generation
+        self._last_offsets.update(offsets)
+        partitions = set(changed)
+        again = {tp: offset for tp, offset in self._last_offsets.items() if tp.partition in partitions}
+        return self._group.transaction(settlement.generation, {**again, **offsets})
 
     async def _deliver_output(self, effects: Effects) -> None:
         targets = self._targets

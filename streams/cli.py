@@ -88,6 +88,7 @@ _BENCHES = {
     benches.report: "report --measure --only encoder --only freshness",
     benches.scale: "scale --axis users --size 1000 --size 10000",
     benches.state: "state --events 20000 --rounds 1 --broker embedded",
+    benches.recovery: "recovery --users 100000",
 }
 for _bench, _example in _BENCHES.items():
     bench.command(epilog=f"Example: headwater bench {_example}")(_bench)

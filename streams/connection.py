@@ -1,26 +1,44 @@
 """How the worker reaches Kafka: arguments of its aiokafka clients, and the Faust app on the chunk transport."""
 
+import uuid
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final, cast
 
 import faust
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.protocol.transaction import InitProducerIdRequest
 
 from operators import limits
+from streams.lease import SessionLease
 from streams.reach import ssl_context
+from streams.recovery import ChunkTableManager
+from streams.restore import Restorer
 from streams.settings import BrokerSettings, Settings
+from streams.topics import transactional_prefix
+from streams.transactions import TransactionalProducer, fence_producer
 from streams.transport import BatchProducer, ChunkConsumer, ChunkTransport
 
-__all__ = ["ChunkApp", "client_arguments", "new_app"]
+__all__ = ["ChunkApp", "client_arguments", "has_transactions", "new_app", "new_changelog_consumer"]
 
 _STREAM_BUFFER_CHUNKS: Final = 16
 _REQUEST_TIMEOUT_S: Final = 60.0
+_RESTORE_FETCH_WAIT_MS: Final = 100
+_UNKNOWN_SERVER_ERROR: Final = -1
 
 
 class ChunkApp(faust.App):
     """A Faust app on the chunk transport."""
 
     fetch_wait_ms = 100
+    arguments: Mapping[str, Any]
+    """Of every aiokafka client."""
+    exactly_once = False
+    transactional_id = ""
+    restorer: Restorer
+    lease: SessionLease
 
     def _new_transport(self) -> ChunkTransport:
         transport = ChunkTransport(self.conf.broker_consumer, self)
@@ -40,6 +58,25 @@ class ChunkApp(faust.App):
         """The client of the producer."""
         return cast(BatchProducer, self.producer).client
 
+    async def fence(self, transactional_id: str) -> None:
+        """Abort the transaction of another worker, and refuse what it sends from now on."""
+        await fence_producer(self.arguments, transactional_id)
+
+    def claims(self) -> Mapping[Any, int]:
+        """Offsets that were committed when the partitions were taken; empty in at-least-once."""
+        return self.chunk_consumer.claims if self.exactly_once else {}
+
+    def transaction(self, generation: int, offsets: Mapping[Any, int]) -> AbstractAsyncContextManager[None]:
+        """Around what is sent in ``generation``: a transaction with ``offsets``, or nothing but a look at the group.
+
+        Raises:
+            FencedError: the group has gone on to another generation.
+        """
+        member = self.chunk_consumer.member_of(generation)
+        if not self.exactly_once:
+            return nullcontext()
+        return cast(TransactionalProducer, self.batch_producer).transaction_of(member, offsets)
+
     async def wait_for_crash(self) -> None:
         """Return when a service of the app has crashed."""
         await self._crashed.wait()
@@ -58,6 +95,14 @@ def client_arguments(broker: BrokerSettings) -> dict[str, Any]:
     }
 
 
+async def has_transactions(admin: AIOKafkaAdminClient) -> bool:
+    """Whether the broker has transactions. The embedded one announces them, and fails at the first request."""
+    client: Any = admin._client  # pyright: ignore[reportPrivateUsage]  # the admin client has no such request
+    nobody: Any = None
+    answer = await client.send(client.get_random_node(), InitProducerIdRequest(nobody, limits.transaction_timeout_ms))
+    return answer.error_code != _UNKNOWN_SERVER_ERROR
+
+
 def _credentials(broker: BrokerSettings) -> Any:
     context = ssl_context(broker)
     if "SASL" in broker.security_protocol:
@@ -70,7 +115,20 @@ def _credentials(broker: BrokerSettings) -> Any:
     return None if context is None else faust.SSLCredentials(context)
 
 
-def new_app(settings: Settings) -> ChunkApp:
+def new_changelog_consumer(broker: BrokerSettings, *, read_committed: bool) -> AIOKafkaConsumer:
+    """A consumer for a restore: in no group, and without a way to reset an offset that does not exist."""
+    return AIOKafkaConsumer(
+        **client_arguments(broker),
+        auto_offset_reset="none",
+        enable_auto_commit=False,
+        fetch_max_wait_ms=_RESTORE_FETCH_WAIT_MS,
+        fetch_max_bytes=limits.restore_fetch_bytes_max,
+        max_partition_fetch_bytes=limits.restore_fetch_bytes_max,
+        isolation_level="read_committed" if read_committed else "read_uncommitted",
+    )
+
+
+def new_app(settings: Settings, *, exactly_once: bool) -> ChunkApp:
     """The Faust app with everything set that Headwater relies on; it has no table and no agent yet."""
     worker = settings.worker
     app = ChunkApp(
@@ -92,10 +150,16 @@ def new_app(settings: Settings) -> ChunkApp:
         stream_buffer_maxsize=_STREAM_BUFFER_CHUNKS,
         stream_recovery_delay=0.0,
         table_standby_replicas=0,
+        TableManager=ChunkTableManager,
         topic_allow_declare=False,
         topic_disable_leader=True,
         topic_partitions=settings.topics.partitions,
         web_enabled=False,
     )
     app.fetch_wait_ms = worker.fetch_wait_ms
+    app.arguments = client_arguments(settings.broker)
+    app.exactly_once = exactly_once
+    app.lease = SessionLease(worker.session_timeout_s)
+    # Of this process: its last owner's open transaction is found through the offsets' metadata, not through the name.
+    app.transactional_id = transactional_prefix(worker.app_id) + uuid.uuid4().hex
     return app

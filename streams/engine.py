@@ -80,6 +80,8 @@ class Engine:
         """Users whose erasure is settled, on their way to the core's thread, and the fences behind the requests."""
         self._computing = 0
         """Batches taken whose settlement has not begun."""
+        self._generation = 0
+        """Of the batch settled last."""
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Set to the exception that ended the engine."""
         self._task: asyncio.Task[None] | None = None
@@ -115,7 +117,7 @@ class Engine:
             await asyncio.wait_for(self._changed.wait_for(self._idle), limits.drain_max_s)
             if not self.failed.done():
                 snapshots = _keyed(self._states.due_snapshots(events=1))
-                await self._checkpoint.settle(Settlement(NO_EFFECTS, snapshots, {}))
+                await self._checkpoint.settle(Settlement(NO_EFFECTS, snapshots, {}, self._generation))
             self._states.forget()
 
     def _idle(self) -> bool:
@@ -221,8 +223,9 @@ class Engine:
         for intake in intakes:
             following = intake.chunk.records[-1].offset + 1
             offsets[intake.tp] = max(following, offsets.get(intake.tp, 0))
+        self._generation = intakes[0].generation
         try:
-            await self._checkpoint.settle(Settlement(work.effects, work.snapshots, offsets))
+            await self._checkpoint.settle(Settlement(work.effects, work.snapshots, offsets, self._generation))
         except Exception as error:
             await self._fail(error)
             return

@@ -9,7 +9,8 @@ import fcntl
 import shutil
 import stat
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -67,11 +68,15 @@ class StateStore:
         """Partitions that are open."""
         return frozenset(self._databases)
 
+    def path(self, partition: int) -> Path:
+        """Directory of a partition's database."""
+        return self.directory / f"{partition}"
+
     def open(self, partition: int) -> None:
         """Open a partition's database, made where there is none; an open one stays as it is."""
         if partition in self._databases:
             return
-        path = self.directory / f"{partition}"
+        path = self.path(partition)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._databases[partition] = Rdict(str(path), self._options())
@@ -89,10 +94,11 @@ class StateStore:
         with self._closing:
             database = self._databases.pop(partition, None)
             if database is not None:
-                database.flush()
-                if partition in self._stained:
-                    self._compact(partition, database)
-                database.close()
+                with self._explained(partition):
+                    database.flush()
+                    if partition in self._stained:
+                        self._compact(partition, database)
+                    database.close()
 
     def close_all(self) -> None:
         """Flush and close every database."""
@@ -102,20 +108,22 @@ class StateStore:
 
     def destroy(self, partition: int) -> None:
         """Remove a closed partition's files."""
-        shutil.rmtree(self.directory / f"{partition}", ignore_errors=True)
+        shutil.rmtree(self.path(partition), ignore_errors=True)
 
     def load(self, partition: int, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of ``keys``, None where there is none."""
-        values: Any = self._database(partition).get(list(keys))
+        with self._explained(partition):
+            values: Any = self._database(partition).get(list(keys))
         return values
 
     def get(self, partition: int, key: bytes) -> bytes | None:
         """The value of one key."""
-        return self._database(partition).get(key)
+        with self._explained(partition):
+            return self._database(partition).get(key)
 
     def offset(self, partition: int) -> int | None:
         """Offset of the last changelog record in the database, None for an empty one."""
-        value = self._database(partition).get(OFFSET_KEY)
+        value = self.get(partition, OFFSET_KEY)
         return None if value is None else int.from_bytes(value, "little", signed=True)
 
     def write(self, partition: int, changes: Iterable[tuple[bytes, bytes | None]], offset: int) -> None:
@@ -128,7 +136,8 @@ class StateStore:
             else:
                 batch.put(key, value)
         batch.put(OFFSET_KEY, offset.to_bytes(8, "little", signed=True))
-        self._database(partition).write(batch, self._write_options)
+        with self._explained(partition):
+            self._database(partition).write(batch, self._write_options)
 
     def flush(self) -> None:
         """Write the memtables of every partition to disk: the tail to restore after a crash starts anew."""
@@ -136,7 +145,8 @@ class StateStore:
             with self._closing:
                 database = self._databases.get(partition)
                 if database is not None:
-                    database.flush()
+                    with self._explained(partition):
+                        database.flush()
 
     def scrub(self, partitions: Iterable[int] = ()) -> None:
         """Rewrite the files of ``partitions`` and of every partition with deletions, so that no deleted byte is left.
@@ -159,6 +169,19 @@ class StateStore:
     def size_bytes(self) -> int:
         """Bytes on disk."""
         return sum(_size_bytes(file) for file in self.directory.rglob("*"))
+
+    @contextmanager
+    def _explained(self, partition: int) -> Generator[None]:
+        """RocksDB checks every block that it reads; what it finds ends the worker in one line."""
+        try:
+            yield
+        except StoreError:
+            raise
+        except Exception as error:
+            raise StoreError(
+                f"state of partition {partition} in {self.path(partition)} cannot be read or written: {error}. Mend the"
+                " disk; if the files are damaged delete that directory: it is restored from the changelog"
+            ) from None
 
     def _database(self, partition: int) -> Rdict:
         try:

@@ -3,8 +3,7 @@
 Every change to Faust's tables lives here; each names what it replaces (faust-streaming 0.15.3).
 
 - Values and changelog offset are one write of the ``StateStore`` (stores/rocksdb.py puts them one by one).
-- A changelog record that cannot be applied stops the worker. Faust logs ``Error in recovery`` and goes on
-  with the next one, its offset already counted (tables/recovery.py, ``_slurp_changelogs``).
+- The changelog is restored by ``streams.recovery``, not through the table.
 - Databases are opened on assignment and closed on revocation (stores/rocksdb.py leaves closing to the
   garbage collector).
 - The table is written by ``checkpoint.py`` only; Faust's item access would send one changelog record a key.
@@ -14,28 +13,34 @@ Every change to Faust's tables lives here; each names what it replaces (faust-st
 # Faust's Table and Store are not typed throughout.
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
 from faust import Table
 from faust.stores.base import Store
 from faust.types import TP
 
-from streams.store import StateStore, StoreError
+from streams.restore import Restorer
+from streams.store import StateStore
 from streams.topics import TABLE_NAME
 from streams.transport import ChunkSchema
 
 __all__ = ["UserStore", "UserTable"]
 
-_RECOVERY_BUFFER_CHUNKS: Final = 8
-"""Above 1: at 1 Faust fetches the changelog again after the restore (tables/recovery.py)."""
-
 
 class UserStore(Store):  # type: ignore[type-arg]  # Faust's generic parameters have no defaults
     """Faust's view of the ``StateStore``: assignment, restore, persisted offsets."""
 
-    def __init__(self, store: StateStore, on_error: Callable[[BaseException], None], *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        store: StateStore,
+        restorer: Restorer,
+        on_error: Callable[[BaseException], None],
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.store = store
+        self._restorer = restorer
         self._on_error = on_error
 
     def persisted_offset(self, tp: TP) -> int | None:
@@ -44,6 +49,7 @@ class UserStore(Store):  # type: ignore[type-arg]  # Faust's generic parameters 
     async def on_rebalance(
         self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0
     ) -> None:
+        await self._restorer.cancel()
         topic = self.table.changelog_topic.get_topic_name()
         wanted = {tp.partition for tp in assigned if tp.topic == topic}
         try:
@@ -55,15 +61,7 @@ class UserStore(Store):  # type: ignore[type-arg]  # Faust's generic parameters 
             self._fail(error)
 
     def apply_changelog_batch(self, batch: Iterable[Any], to_key: Any, to_value: Any) -> None:
-        try:
-            for event in batch:
-                if event.message.generation_id != self.app.consumer_generation_id:
-                    raise StoreError("a changelog record of an assignment that is over reached the restore")
-                records = event.message.value
-                changes = [(record.key, record.value) for record in records]
-                self.store.write(event.message.partition, changes, records[-1].offset)
-        except Exception as error:
-            self._fail(error)
+        raise NotImplementedError("the changelog is read by the restorer")
 
     def _fail(self, error: BaseException) -> NoReturn:
         self._on_error(error)
@@ -104,20 +102,23 @@ class UserTable(Table):  # type: ignore[type-arg]  # Faust's generic parameters 
         self,
         app: Any,
         store: StateStore,
+        restorer: Restorer,
         on_error: Callable[[BaseException], None],
         partitions: int,
     ) -> None:
-        super().__init__(
-            app,
-            name=TABLE_NAME,
-            partitions=partitions,
-            schema=ChunkSchema(allow_empty=True),
-            recovery_buffer_size=_RECOVERY_BUFFER_CHUNKS,
-        )
+        super().__init__(app, name=TABLE_NAME, partitions=partitions, schema=ChunkSchema(allow_empty=True))
         self._state_store = store
+        self._restorer = restorer
         self._on_error = on_error
 
     def _new_store(self) -> UserStore:
         return UserStore(
-            self._state_store, self._on_error, "rocksdb://", self.app, self, table_name=self.name, loop=self.loop
+            self._state_store,
+            self._restorer,
+            self._on_error,
+            "rocksdb://",
+            self.app,
+            self,
+            table_name=self.name,
+            loop=self.loop,
         )

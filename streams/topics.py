@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 from streams.settings import Settings, TopicSettings
 
-__all__ = ["TABLE_NAME", "TopicSpec", "changelog_topic", "partition_errors", "topic_specs"]
+__all__ = ["TABLE_NAME", "TopicSpec", "changelog_topic", "partition_errors", "topic_specs", "transactional_prefix"]
 
 TABLE_NAME: Final = "users"
 
@@ -26,6 +26,11 @@ class TopicSpec(NamedTuple):
 def changelog_topic(app_id: str) -> str:
     """Name of the changelog topic of the user table (Faust's scheme: app id, table, suffix)."""
     return f"{app_id}-{TABLE_NAME}-changelog"
+
+
+def transactional_prefix(app_id: str) -> str:
+    """Beginning of the transactional ids of all workers of ``app_id``."""
+    return f"{app_id}-transaction-"
 
 
 def topic_specs(topics: TopicSettings, app_id: str) -> list[TopicSpec]:

@@ -10,6 +10,7 @@ Every change to Faust's consumer lives here; each names what it replaces (faust-
 - A partition without a committed offset is read from its beginning after a rebalance. Faust leaves it where
   the fetcher stood (aiokafka ``seek_to_committed`` seeks only where there is a commit), behind whatever a
   cleared queue held.
+- Changelogs are not read here (``streams.recovery``).
 - Nothing is fetched across a seek, and no event before the restore is over. Faust's fetch goes on during a
   rebalance with a set of partitions that changes under it, and its last ``flow_control.resume`` empties every
   queue: what was fetched after the seek and lost there would not be read again.
@@ -25,6 +26,8 @@ Every change to Faust's consumer lives here; each names what it replaces (faust-
 # The point of this file is to change what Faust and aiokafka keep to themselves, and neither is typed throughout.
 
 import asyncio
+import logging
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -37,10 +40,17 @@ from faust.types import TP
 from faust.types.tuples import ConsumerMessage, Message
 
 from operators import limits
+from streams.lease import LeasedProducer
+from streams.protocol import GroupMember, GroupOffset, offsets_of_group
+from streams.transactions import FencedError, TransactionalProducer
 
 __all__ = ["BatchProducer", "ChunkConsumer", "ChunkSchema", "ChunkTransport", "Drain", "hand_on_parsed_records"]
 
-_HIGHWATER_WAIT_S = 3.0
+log = logging.getLogger(__name__)
+
+_UNSTABLE_S = 1.0
+"""An owner that lives ends its transaction sooner."""
+_UNSTABLE_POLL_S = 0.05
 _FETCH_TIMEOUT_S = 0.25
 """Longest wait of one fetch: a rebalance waits for it before it seeks."""
 _IDLE_POLL_S = 0.05
@@ -77,10 +87,15 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
     """The thread that owns the aiokafka consumer."""
 
     fetch_wait_ms = 100
+    app: Any
+    member = GroupMember("", -1, "")
+    """Who this worker is to its group since the last assignment."""
 
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = self.fetch_wait_ms
+        if self.app.exactly_once:
+            consumer._isolation_level = "read_committed"
         return consumer
 
     async def _fetch_records(self, consumer: AIOKafkaConsumer, *args: Any, **kwargs: Any) -> Any:
@@ -95,6 +110,18 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         if coordinator is not None:
             await self.call_thread(coordinator._maybe_leave_group)
 
+    async def on_start(self) -> None:
+        await super().on_start()
+        self.app.lease.watch(self._ensure_consumer()._coordinator)
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        consumer = self._ensure_consumer()
+        coordinator: Any = consumer._coordinator
+        self.member = GroupMember(coordinator.group_id, generation_id, coordinator.member_id)
+        # Faust leaves them to aiokafka's prefetch, which would read back what the worker has written itself.
+        consumer.pause(*(TopicPartition(*tp) for tp in assigned if tp.topic in self.app.tables.changelog_topics))
+        await super().on_partitions_assigned(assigned, generation_id)
+
     def is_behind(self, tp: TP) -> bool:
         """Whether the last fetch response told of records that were not handed out yet."""
         subscription: Any = self._ensure_consumer()._subscription.subscription
@@ -105,28 +132,17 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         # Without a fetch response nothing is known, so there may be more.
         return state.highwater is None or not state.has_valid_position or state.highwater > state.position
 
-    async def _highwaters(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
-        """End offsets; where a fetch has seen more, that.
-
-        The embedded broker answers ListOffsets(latest) with the base offset of the last batch + 1, so that a
-        restore would stop short; the high watermark in its fetch responses is right.
-        """
-        wanted = list(partitions)
-        ends = dict(await super()._highwaters(wanted))
-        consumer = self._ensure_consumer()
-        deadline = asyncio.get_running_loop().time() + _HIGHWATER_WAIT_S
-        for tp in wanted:
-            fetched = consumer.highwater(TopicPartition(*tp))
-            while fetched is None and asyncio.get_running_loop().time() < deadline:
-                await asyncio.sleep(0.01)
-                fetched = consumer.highwater(TopicPartition(*tp))
-            ends[tp] = max(ends[tp] or 0, fetched or 0)
-        return ends
+    async def offsets_of_group(self, partitions: Sequence[TP], *, stable: bool) -> Mapping[TP, GroupOffset]:
+        """What the group has committed; see ``streams.protocol``."""
+        coordinator = self._ensure_consumer()._coordinator
+        wanted = [TopicPartition(*tp) for tp in partitions]
+        return await self.call_thread(offsets_of_group, coordinator, wanted, stable)
 
 
 class ChunkConsumer(driver.Consumer):
     """Faust's consumer with chunks for messages and settlement for acknowledgement."""
 
+    app: Any
     _thread: ChunkConsumerThread
 
     chunk_records_max = limits.chunk_records_max
@@ -136,6 +152,8 @@ class ChunkConsumer(driver.Consumer):
         self._settled: dict[TP, int] = {}
         self._handed_on: dict[TP, int] = {}
         self._drain: Drain | None = None
+        self.claims: Mapping[TP, int] = {}
+        """What ``claim`` committed last."""
         self._fetching = asyncio.Lock()
         """Held from a fetch until its records are handed on or dropped, and during a seek."""
         self._revocations = 0
@@ -174,9 +192,10 @@ class ChunkConsumer(driver.Consumer):
             await asyncio.sleep(_IDLE_POLL_S)
 
     def _fetchable(self) -> set[TP]:
-        """The active partitions whose position is where it should be; a copy, since Faust's set changes."""
-        reads_events = not self.app.rebalancing and self._is_sought()
-        return {tp for tp in self._get_active_partitions() if reads_events or self._is_changelog_tp(tp)}
+        """The active partitions of events whose position is where it should be; a copy, since Faust's set changes."""
+        if self.app.rebalancing or not self._is_sought():
+            return set()
+        return {tp for tp in self._get_active_partitions() if not self._is_changelog_tp(tp)}
 
     def _is_sought(self) -> bool:
         return self._sought == (self.app.consumer_generation_id, self._revocations)
@@ -184,6 +203,41 @@ class ChunkConsumer(driver.Consumer):
     def accepts(self, generation: int) -> bool:
         """Whether chunks of ``generation`` may be processed; those that may not will be fetched again."""
         return self.flow_active and self._is_sought() and generation == self.app.consumer_generation_id
+
+    async def await_stable_offsets(self) -> None:
+        """Return when no owner before can move the group's offsets any more; one that is gone is fenced for it."""
+        waits_since = time.monotonic()
+        while unstable := [tp.partition for tp, at in (await self._offsets(stable=True)).items() if not at.is_stable]:
+            if time.monotonic() - waits_since > _UNSTABLE_S:
+                await self.fence_owners(unstable)
+                waits_since = time.monotonic()
+            await asyncio.sleep(_UNSTABLE_POLL_S)
+
+    async def claim(self, generation: int) -> None:
+        """Make this worker the one that committed last for all its partitions; before it sends anything else.
+
+        Whoever finds a transaction open later then knows whose it is, also where this worker dies in its first.
+
+        Raises:
+            FencedError: the group has gone on to another generation.
+        """
+        self.claims = {TP(*tp): max(at.offset, 0) for tp, at in (await self._offsets(stable=True)).items()}
+        if self.claims:
+            async with self.app.transaction(generation, self.claims):
+                pass
+
+    async def _offsets(self, *, stable: bool) -> Mapping[Any, GroupOffset]:
+        partitions = [tp for tp in self.assignment() if not self._is_changelog_tp(tp)]
+        return await self._thread.offsets_of_group(partitions, stable=stable)
+
+    async def fence_owners(self, partitions: Iterable[int]) -> None:
+        """Fence whoever committed last for these partitions: its open transaction is aborted."""
+        held = set(partitions)
+        committed = {tp: at for tp, at in (await self._offsets(stable=False)).items() if tp.partition in held}
+        for owner in {of_partition.metadata for of_partition in committed.values()}:
+            if owner and owner != self.app.transactional_id:
+                log.warning("ending the open transaction of %s, which had partitions %s before", owner, sorted(held))
+                await self.app.fence(owner)
 
     async def perform_seek(self) -> None:
         async with self._fetching:
@@ -230,9 +284,21 @@ class ChunkConsumer(driver.Consumer):
         self.on_buffer_drop(tp)
 
     # -- offsets out: Consumer.ack and Consumer._new_offset
+    def member_of(self, generation: int) -> GroupMember:
+        """Who this worker was to its group in ``generation``.
+
+        Raises:
+            FencedError: the group has gone on to another generation.
+        """
+        member = self._thread.member
+        if member.generation != generation:
+            raise FencedError
+        return member
+
     def settle(self, tp: TP, next_offset: int) -> None:
         """Everything of ``tp`` below ``next_offset`` is processed, delivered and stored: it may be committed."""
-        self._settled[tp] = max(next_offset, self._settled.get(tp, 0))
+        if not self.app.exactly_once:  # there the transaction has committed it
+            self._settled[tp] = max(next_offset, self._settled.get(tp, 0))
 
     def ack(self, message: Message) -> bool:
         message.acked = True
@@ -282,12 +348,20 @@ def _round_robin(records: Mapping[Any, Sequence[Any]], size: int) -> list[tuple[
 
 
 class BatchProducer(driver.Producer):
-    """Faust's producer, whose client takes whole batches."""
+    """Faust's producer, whose client takes whole batches and is fenced."""
+
+    app: Any
 
     @property
     def client(self) -> AIOKafkaProducer:
         """The started aiokafka producer, for ``create_batch`` and ``send_batch``."""
         return self._ensure_producer()
+
+    def _new_producer(self, transactional_id: str | None = None) -> AIOKafkaProducer:
+        arguments = {**self._settings_default(), **self._settings_auth()}
+        if not self.app.exactly_once:
+            return LeasedProducer(self.app.lease, **arguments)
+        return TransactionalProducer(self.app.transactional_id, **arguments)
 
 
 class ChunkTransport(driver.Transport):

@@ -212,7 +212,10 @@ class Lab:
     async def consumer(self, topic: str, partitions: int) -> AsyncGenerator[Any]:
         """An aiokafka consumer of all partitions of a topic, from the beginning, in no group."""
         consumer: Any = AIOKafkaConsumer(
-            bootstrap_servers=self.address, enable_auto_commit=False, auto_offset_reset="earliest"
+            bootstrap_servers=self.address,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
         )
         await consumer.start()
         try:

@@ -28,10 +28,13 @@ def delivery_problems(acknowledged: Mapping[int, Place], found: Mapping[int, Pla
     ]
 
 
-def commit_problems(oracle: Oracle, changelog: Changelog, commits: Iterable[Commit]) -> list[str]:
+def commit_problems(
+    oracle: Oracle, changelog: Changelog, commits: Iterable[Commit], *, in_transactions: bool = False
+) -> list[str]:
     """Events below an offset that was committed before any state in the changelog had them.
 
-    Every commit there ever was is looked at, each by the broker's clock: a source commit is never ahead.
+    Every commit there ever was is looked at, each by the broker's clock: a source commit is never ahead. What is in
+    one transaction comes to be at once, in whatever order it was appended; there only what never came counts.
     """
     highest: defaultdict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
     for commit in commits:
@@ -43,7 +46,7 @@ def commit_problems(oracle: Oracle, changelog: Changelog, commits: Iterable[Comm
         for event, known_ms in _first_known(events, user, changelog):
             rising = highest.get((event.place.topic, event.place.partition), [])
             at = bisect_left(rising, (event.place.offset + 1, 0))
-            if at < len(rising) and (known_ms is None or known_ms > rising[at][1]):
+            if at < len(rising) and (known_ms is None or (known_ms > rising[at][1] and not in_transactions)):
                 when = "never" if known_ms is None else f"{known_ms - rising[at][1]} ms later"
                 problems.append(f"{user}: {event.place} was committed, and in the changelog {when}")
     return problems

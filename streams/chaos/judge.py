@@ -64,7 +64,7 @@ def judge(stage: Stage, load: Load, echo: Callable[[str], object]) -> Judged:
     problems = [
         *verdict.wrong,
         *oracle.list_problems(lists.content, in_order=False),
-        *commit_problems(oracle, changelog, commits),
+        *commit_problems(oracle, changelog, commits, in_transactions=settings.worker.delivery == "exactly_once"),
         *store_problems(settings, [worker.data_dir for worker in stage.workers], changelog),
         *delivery_problems(load.acknowledged, found),
     ]

@@ -17,7 +17,7 @@ from streams.chaos.stage import Stage, staged
 from streams.clients.errors import ClientError, InputError
 from streams.clients.kafka import KafkaError, Partition, admin, consumer
 from streams.clients.reading import end_offsets
-from streams.settings import BrokerSettings, Settings
+from streams.settings import BrokerSettings, Delivery, Settings
 
 __all__ = ["ChaosOptions", "judged_in_the_end", "planned", "run"]
 
@@ -40,6 +40,7 @@ class ChaosOptions(NamedTuple):
     users: int = 500
     events_per_s: float = 500.0
     session_timeout_s: float = 6.0
+    delivery: Delivery = "at_least_once"
     given_broker: BrokerSettings | None = None
     """None for an Apache Kafka of the run's own."""
     home: Path | None = None
@@ -83,6 +84,7 @@ def run(options: ChaosOptions, echo: Echo) -> Report:
         home=options.home,
         echo=echo,
         session_timeout_s=options.session_timeout_s,
+        delivery=options.delivery,
         batch_events_max=100,
         commit_interval_s=0.02,
     ) as stage:

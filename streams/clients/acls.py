@@ -29,7 +29,9 @@ def allow(broker: BrokerSettings, principal: str, grants: Sequence[Grant]) -> No
             host="*",
             operation=_kafka.ACLOperation[grant.operation.upper()],
             permission_type=_kafka.ACLPermissionType.ALLOW,
-            resource_pattern=_kafka.ResourcePattern(_kafka.ResourceType[grant.resource.upper()], grant.name),
+            resource_pattern=_kafka.ResourcePattern(
+                _kafka.ResourceType[grant.resource.upper()], grant.name, _pattern_type(grant)
+            ),
         )
         for grant in grants
     ]
@@ -42,6 +44,11 @@ def allow(broker: BrokerSettings, principal: str, grants: Sequence[Grant]) -> No
         raise _refused(failed[0]())
 
 
+def _pattern_type(grant: Grant) -> Any:
+    prefixed = grant.resource == "transactional_id"
+    return _kafka.ACLResourcePatternType.PREFIXED if prefixed else _kafka.ACLResourcePatternType.LITERAL
+
+
 def _refused(error: Exception) -> ClientError:
     return ClientError(
         f"the broker did not take the ACLs ({type(error).__name__});"
@@ -51,6 +58,8 @@ def _refused(error: Exception) -> ClientError:
 
 def missing(settings: Settings, role: Role) -> list[Grant]:
     """What ``role`` needs and this user is not allowed; a topic that does not exist is not allowed either.
+
+    Of transactional ids no broker tells; the worker's first transaction does.
 
     Raises:
         ClientError: the broker does not answer.
@@ -63,7 +72,8 @@ def missing(settings: Settings, role: Role) -> list[Grant]:
     return [
         grant
         for grant in grants(settings, role)
-        if grant.operation.upper() not in (allowed.get((grant.resource, grant.name)) or ())
+        if grant.resource != "transactional_id"
+        and grant.operation.upper() not in (allowed.get((grant.resource, grant.name)) or ())
     ]
 
 

@@ -197,6 +197,7 @@ def consumer(broker: BrokerSettings) -> AbstractContextManager[Consumer]:
         "enable_auto_commit": False,
         "allow_auto_create_topics": False,
         "auto_offset_reset": "earliest",
+        "isolation_level": "read_committed",
         "fetch_max_wait_ms": _FETCH_WAIT_MS,
         "max_partition_fetch_bytes": _FETCH_PARTITION_BYTES,
         "max_poll_records": _POLL_RECORDS_MAX,

@@ -9,7 +9,7 @@ import typer
 
 from streams.commands.common import Json, out
 
-__all__ = ["encoder", "freshness", "peers", "pipeline", "ranking", "replay", "report", "scale", "state"]
+__all__ = ["encoder", "freshness", "peers", "pipeline", "ranking", "recovery", "replay", "report", "scale", "state"]
 
 BrokerKind = Literal["embedded", "kafka"]
 
@@ -180,6 +180,20 @@ def report(
             typer.echo(f"{verdict:<13} {name}")
         typer.echo(str(path))
     raise typer.Exit(1 if failed else 0)
+
+
+def recovery(
+    users: Annotated[
+        int, typer.Option("--users", min=100, help="Made-up ones, each with a state of 2 KB.")
+    ] = 1_000_000,
+    kind: Broker = "kafka",
+    as_json: Json = False,
+) -> None:
+    """How soon a worker is ready: restore of everything, after a kill -9, and with a warm disk."""
+    from streams.bench.recovery import RecoveryOptions, run, show
+
+    result = run(RecoveryOptions(users=users, broker=kind), echo=_progress)
+    out(result) if as_json else show(result)
 
 
 def _progress(line: str) -> None:

@@ -146,6 +146,7 @@ async def _read(address: str, topic: str, partitions: int) -> list[Any]:
         bootstrap_servers=address,
         auto_offset_reset="earliest",
         enable_auto_commit=False,
+        isolation_level="read_committed",
         fetch_max_wait_ms=50,
         max_partition_fetch_bytes=16 << 20,
     )

@@ -1,6 +1,6 @@
 """Every bench once, tiny and on the embedded broker: that it runs and answers, not what it measures."""
 
-from streams.bench import freshness, state
+from streams.bench import freshness, recovery, state
 
 
 def test_freshness() -> None:
@@ -28,3 +28,11 @@ def test_state() -> None:
     assert result["events_per_s"] > result["lists_per_s"] > 0
     assert result["state_bytes"] > 300
     state.show(result)
+
+
+def test_recovery() -> None:
+    result = recovery.run(recovery.RecoveryOptions(users=400, broker="embedded", partitions=2), lambda _: None)
+    assert result["restore_records_per_s"] > 0
+    assert result["killed_restored_records"] == 400, "nothing was flushed before the kill"
+    assert min(result["cold_ready_s"], result["killed_ready_s"], result["warm_ready_s"]) > 0
+    recovery.show(result)

@@ -80,7 +80,7 @@ class Guarded:
 
     def revoke(self, grant: Grant, principal: str = "User:worker") -> None:
         pattern = _kafka.ResourcePatternFilter(
-            _kafka.ResourceType[grant.resource.upper()], grant.name, _kafka.ACLResourcePatternType.LITERAL
+            _kafka.ResourceType[grant.resource.upper()], grant.name, _kafka.ACLResourcePatternType.ANY
         )
         allowed = _kafka.ACLPermissionType.ALLOW
         operation = _kafka.ACLOperation[grant.operation.upper()]

@@ -63,6 +63,7 @@ class Consumer(ChunkConsumer):
     def __init__(self) -> None:
         self.app: Any = SimpleNamespace(
             consumer_generation_id=GENERATION,
+            exactly_once=False,
             rebalancing=False,
             in_recovery=False,
             tables=SimpleNamespace(changelog_topics={CHANGES.topic}),
@@ -146,15 +147,15 @@ def test_chunks_are_of_a_bounded_number_of_records(consumer: Consumer, monkeypat
     assert asyncio.run(fetched(consumer)) == [(VIEW, [0, 1]), (CLICK, [5]), (VIEW, [2])]
 
 
-def test_before_the_seek_and_during_a_rebalance_only_the_changelog_is_fetched(consumer: Consumer) -> None:
+def test_before_the_seek_and_during_a_rebalance_nothing_is_fetched_and_never_the_changelog(consumer: Consumer) -> None:
     for name, value in (("_sought", None), ("_revocations", 1)):
         fresh = Consumer()
         setattr(fresh, name, value)
-        assert fresh._fetchable() == {CHANGES}
+        assert fresh._fetchable() == set()
     consumer.app.rebalancing = True
-    assert consumer._fetchable() == {CHANGES}
+    assert consumer._fetchable() == set()
     consumer.app.rebalancing = False
-    assert consumer._fetchable() == {VIEW, CLICK, CHANGES}
+    assert consumer._fetchable() == {VIEW, CLICK}
     assert consumer._fetchable() is not consumer._active_partitions
 
 
@@ -255,9 +256,9 @@ def test_is_behind_when_the_last_fetch_told_of_more(
 
 def test_a_paused_partition_is_not_fetched_until_it_is_resumed(consumer: Consumer) -> None:
     consumer.pause(VIEW)
-    assert consumer._fetchable() == {CLICK, CHANGES}
+    assert consumer._fetchable() == {CLICK}
     consumer.resume(VIEW)
-    assert consumer._fetchable() == {VIEW, CLICK, CHANGES}
+    assert consumer._fetchable() == {VIEW, CLICK}
 
 
 def test_only_settle_moves_the_offset_and_never_back(consumer: Consumer) -> None:
@@ -266,6 +267,13 @@ def test_only_settle_moves_the_offset_and_never_back(consumer: Consumer) -> None
     consumer.settle(VIEW, 9)
     assert consumer._new_offset(VIEW) == 12
     assert consumer._new_offset(CLICK) is None
+
+
+def test_what_a_transaction_has_committed_is_not_committed_again(consumer: Consumer) -> None:
+    consumer.app.exactly_once = True
+    consumer.settle(VIEW, 12)
+    assert consumer._new_offset(VIEW) is None
+    assert consumer._filter_tps_with_pending_acks() == []
 
 
 def test_an_acknowledged_message_moves_nothing(consumer: Consumer) -> None:

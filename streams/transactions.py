@@ -1,0 +1,203 @@
+"""Exactly once: changelog, lists, dead letters and source offsets of a batch are one Kafka transaction.
+
+The offsets carry the worker's generation in its consumer group (KIP-447), so a worker whose partitions have gone to
+another cannot commit: all it wrote is aborted, and no reader of committed records ever sees it. Every commit names
+its transactional id in the offsets' metadata. A partition's next owner that finds a transaction left open knows
+from there whom to fence, and waits for no timeout.
+"""
+
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false, reportMissingParameterType=false
+# aiokafka is not typed throughout, and sends the offsets of a transaction without generation and member.
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final, NamedTuple
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.client import CoordinationType
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    InvalidProducerIdMapping,
+    InvalidTxnState,
+    KafkaError,
+    ProducerFenced,
+)
+from aiokafka.producer.sender import (
+    AddOffsetsToTxnHandler,
+    AddPartitionsToTxnHandler,
+    Sender,
+    TxnOffsetCommitHandler,
+)
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
+from operators import limits
+from streams.protocol import GroupMember, TxnOffsetCommitRequest
+
+__all__ = ["FencedError", "TransactionalProducer", "fence_producer"]
+
+_FENCED_CODES: Final = frozenset({22, 25, 27, 82})
+"""Illegal generation, unknown member, rebalance in progress, fenced instance."""
+_CONCURRENT_TRANSACTIONS: Final = 51
+_CONCURRENT_BACKOFF_S: Final = 0.002
+_RETRY_BACKOFF_MS: Final = 10
+
+
+class FencedError(RuntimeError):
+    """Another worker has this one's partitions; nothing of the batch was committed."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "another worker has taken this one's partitions: it was stopped or cut off for longer than"
+            " worker.session_timeout_s. Nothing of the batch in work was committed; start it again"
+        )
+
+
+class _OffsetRows(NamedTuple):
+    """Error codes as aiokafka's handler reads them."""
+
+    errors: list[tuple[str, list[tuple[int, int]]]]
+
+
+class _OffsetCommit(TxnOffsetCommitHandler):
+    """Commits offsets as a member of a generation."""
+
+    _sender: "_Sender"
+
+    def create_request(self) -> Any:
+        manager = self._sender._txn_manager
+        return TxnOffsetCommitRequest(
+            manager.transactional_id, manager.producer_id, manager.producer_epoch, self._sender.member, self._offsets
+        )
+
+    def handle_response(self, resp: Any) -> Any:
+        rows = [(topic, [(partition, code) for partition, code, _ in parts]) for topic, parts, _ in resp.errors]
+        if _FENCED_CODES.isdisjoint(code for _, parts in rows for _, code in parts):
+            return super().handle_response(_OffsetRows(rows))
+        self._sender.fail_offsets(FencedError())
+        return None
+
+
+class _AddPartitions(AddPartitionsToTxnHandler):
+    """Asks again soon while the transaction before is being written out; aiokafka waits 20 ms, or 100 ms."""
+
+    def handle_response(self, resp: Any) -> float | None:
+        backoff_s = super().handle_response(resp)
+        waits = any(code == _CONCURRENT_TRANSACTIONS for _, parts in resp.errors for _, code in parts)
+        return _CONCURRENT_BACKOFF_S if waits else backoff_s
+
+
+class _AddOffsets(AddOffsetsToTxnHandler):
+    """As above."""
+
+    def handle_response(self, resp: Any) -> float | None:
+        backoff_s = super().handle_response(resp)
+        return _CONCURRENT_BACKOFF_S if resp.error_code == _CONCURRENT_TRANSACTIONS else backoff_s
+
+
+class _Sender(Sender):
+    member: GroupMember
+
+    async def _do_txn_offset_commit(self, offsets: Any, group_id: str) -> None:
+        try:
+            node_id = await self._find_coordinator(CoordinationType.GROUP, group_id)
+        except GroupAuthorizationFailedError as error:
+            self.fail_offsets(error)
+            return
+        await _OffsetCommit(self, offsets, group_id).do(node_id)
+
+    async def _coordinator(self) -> int:
+        return await self._find_coordinator(CoordinationType.TRANSACTION, self._txn_manager.transactional_id)
+
+    def fail_offsets(self, error: Exception) -> None:
+        """Tell whoever waits for the offsets. The transaction stays open, to be aborted.
+
+        (aiokafka's ``error_transaction`` would forget what there is to abort, and send no abort at all.)
+        """
+        _, _, waiter = self._txn_manager._pending_txn_offsets.popleft()
+        waiter.set_exception(error)
+
+    async def _do_add_partitions_to_txn(self, tps: Any) -> Any:
+        node_id = await self._coordinator()
+        return await _fenced(_AddPartitions(self, tps).do(node_id))
+
+    async def _do_add_offsets_to_txn(self, group_id: str) -> Any:
+        node_id = await self._coordinator()
+        return await _fenced(_AddOffsets(self, group_id).do(node_id))
+
+    async def _do_txn_commit(self, commit_result: Any) -> None:
+        await _fenced(super()._do_txn_commit(commit_result))
+
+
+async def _fenced(request: Awaitable[Any]) -> Any:
+    """A broker that has timed the transaction out, or given its id to another, says so in several ways."""
+    try:
+        return await request
+    except (InvalidTxnState, InvalidProducerIdMapping):
+        raise ProducerFenced() from None
+
+
+class TransactionalProducer(AIOKafkaProducer):
+    """aiokafka's producer, whose transactions are fenced by the consumer group."""
+
+    def __init__(self, transactional_id: str, **arguments: Any) -> None:
+        super().__init__(
+            **arguments,
+            transactional_id=transactional_id,
+            transaction_timeout_ms=limits.transaction_timeout_ms,
+            # Brokers refuse a record for a moment (NOT_ENOUGH_REPLICAS) while they verify that its transaction goes on.
+            retry_backoff_ms=_RETRY_BACKOFF_MS,
+        )
+        self._transactional_id = transactional_id
+        plain = self._sender
+        self._sender = _Sender(
+            plain.client,
+            acks=plain._acks,
+            txn_manager=plain._txn_manager,
+            message_accumulator=plain._message_accumulator,
+            retry_backoff_ms=plain._retry_backoff * 1000,
+            request_timeout_ms=plain._request_timeout_ms,
+        )
+
+    @asynccontextmanager
+    async def transaction_of(self, member: GroupMember, offsets: Mapping[Any, int]) -> AsyncGenerator[None]:
+        """What is sent inside is committed with ``offsets`` (next offset by source partition), or not at all.
+
+        Raises:
+            FencedError: the group has moved on without this member.
+            KafkaError: the broker refused something.
+        """
+        await self.begin_transaction()
+        try:
+            committing = asyncio.ensure_future(self._send_offsets(member, offsets))
+            try:
+                yield
+                await committing
+            finally:
+                committing.cancel()
+                await asyncio.gather(committing, return_exceptions=True)
+            await self.commit_transaction()
+        except (ProducerFenced, InvalidTxnState):
+            raise FencedError from None
+        except Exception:
+            with contextlib.suppress(KafkaError, TimeoutError, AssertionError):
+                await asyncio.wait_for(self.abort_transaction(), limits.abort_wait_s)
+            raise
+
+    async def _send_offsets(self, member: GroupMember, offsets: Mapping[Any, int]) -> None:
+        self._sender.member = member
+        committed = {
+            TopicPartition(*tp): OffsetAndMetadata(offset, self._transactional_id) for tp, offset in offsets.items()
+        }
+        await self.send_offsets_to_transaction(committed, member.group_id)
+
+
+async def fence_producer(arguments: Mapping[str, Any], transactional_id: str) -> None:
+    """Abort the open transaction of whoever has ``transactional_id``, and refuse all it sends from now on."""
+    successor = AIOKafkaProducer(**arguments, transactional_id=transactional_id)
+    try:
+        await successor.start()
+    finally:
+        await successor.stop()
