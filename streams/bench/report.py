@@ -224,7 +224,14 @@ def _peers_lines(result: Result) -> list[str]:
     notes = [f"Absent, not installed: {name}." for name in result["absent"]]
     notes += [f"No figure: {name}: {why}." for name, why in {**result["failed"], **result["not_written"]}.items()]
     header = ("", "events/s", "lists/s", "Headwater is ... times", "state survives by")
-    return [*_table(header, rows), "", *(" ".join(note.split())[:300] for note in notes)]
+    note = "In micro-batches (Headwater, bytewax batch, bare loop) a user's events share a list: compare lists/s too."
+    return [
+        note,
+        "",
+        *_table(header, rows),
+        "",
+        *(" ".join(note.split())[:300] for note in notes),
+    ]
 
 
 def _encoder_lines(result: Result) -> list[str]:

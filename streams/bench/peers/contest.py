@@ -178,7 +178,7 @@ def run(options: PeersOptions, echo: Echo) -> dict[str, Any]:
         "contenders": [_summary(name, of_peer, rates["headwater"]) for name, of_peer in rates.items()],
         "absent": [peer.name for peer in PEERS if peer not in present],
         "failed": failed,
-        "not_written": {"Pathway": "it emits one list for several of a user's events, so it is another job"},
+        "not_written": {"Pathway": "no agent is written for it"},
         "events": options.events,
         "naive_events": options.naive_events,
         "rounds": options.rounds,
