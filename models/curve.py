@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["append_line", "draw"]
+__all__ = ["append_line", "draw", "draw_freshness"]
 
 WIDTH: Final = 640
 HEIGHT: Final = 320
@@ -33,6 +33,36 @@ def draw(log: list[dict[str, Any]], path: Path) -> None:
         f'<text x="{WIDTH / 2}" y="{HEIGHT - 10}" text-anchor="middle">epoch (of {loss[-1][0]}){said}</text>',
         "</svg>",
     ]
+    path.write_text("\n".join(parts) + "\n", encoding="utf-8")
+
+
+def draw_freshness(points: list[tuple[str, float, float, float]], path: Path) -> None:
+    """NDCG@10 (lag, value, low, high) against the lag of the user's state, freshest first, as an SVG."""
+    order = sorted(points, key=lambda point: -point[1])
+    top = max(high for *_, high in order) * 1.08
+    bottom = HEIGHT - MARGIN
+    step = (WIDTH - 2 * MARGIN) / len(order)
+
+    def height(value: float) -> float:
+        return bottom - (bottom - MARGIN / 2) * value / top
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif"',
+        ' font-size="12">',
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>',
+        f'<path d="M{MARGIN} {MARGIN / 2}V{bottom}H{WIDTH - MARGIN}" fill="none" stroke="#888"/>',
+    ]
+    for n, (lag, value, low, high) in enumerate(order):
+        x = MARGIN + step * (n + 0.5)
+        parts += [
+            f'<rect x="{x - step * 0.3:.1f}" y="{height(value):.1f}" width="{step * 0.6:.1f}" '
+            f'height="{bottom - height(value):.1f}" fill="#1f5fa8"/>',
+            f'<path d="M{x:.1f} {height(low):.1f}V{height(high):.1f}" stroke="#b35900" stroke-width="2"/>',
+            f'<text x="{x + 4:.1f}" y="{height(high) - 4:.1f}" text-anchor="middle">{value:.3f}</text>',
+            f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{lag}</text>',
+        ]
+    title = "NDCG@10 of the list shown, by the lag of the user's state behind the event (95 % intervals)"
+    parts += [f'<text x="{WIDTH / 2}" y="{HEIGHT - 10}" text-anchor="middle">{title}</text>', "</svg>"]
     path.write_text("\n".join(parts) + "\n", encoding="utf-8")
 
 

@@ -126,10 +126,13 @@ class OnnxEncoder:
         """Item embeddings of the given rows: shape of ``rows`` + (D,)."""
         return self._embeddings[rows]
 
-    def set_available(self, item_id: str, available: bool) -> None:
+    def biases(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self._bias[rows]
+
+    def set_rule(self, item_id: str, available: bool, boost: float) -> None:
         row = self.row_of(item_id)
         if row != OUT_OF_VOCABULARY:
-            self._bias[row] = self._trained_bias[row] if available else -np.inf
+            self._bias[row] = self._trained_bias[row] + np.float32(boost) if available else -np.inf
             self._bias_changed = True
 
     def _resident(self, array: NDArray[np.float32]) -> Any:

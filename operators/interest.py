@@ -106,8 +106,12 @@ class Encoder(Protocol):
         """Item embeddings of the given rows, scaled to length 1: shape of ``rows`` + (D,)."""
         ...
 
-    def set_available(self, item_id: str, available: bool) -> None:
-        """Withdraw an item from ``top_k`` or bring it back; an unknown item id is ignored."""
+    def biases(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Bias of the given rows as ``top_k`` uses it: -inf where it may not be recommended."""
+        ...
+
+    def set_rule(self, item_id: str, available: bool, boost: float) -> None:
+        """Withdraw an item from ``top_k`` or bring it back with ``boost`` on its score; an unknown id is ignored."""
         ...
 
 

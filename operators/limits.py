@@ -6,6 +6,7 @@ __all__ = [
     "abort_wait_s",
     "align_wait_ms",
     "batch_events_max",
+    "boost_max",
     "cache_users_max",
     "candidates_max",
     "chunk_records_max",
@@ -29,6 +30,8 @@ __all__ = [
     "popularity_snapshot_items_max",
     "produce_batch_bytes_max",
     "reason_bytes_max",
+    "repeat_weight",
+    "reshaped_candidates",
     "restore_fetch_bytes_max",
     "restore_threads_max",
     "score_batch_lists",
@@ -60,6 +63,12 @@ history_events_max: Final = 50
 list_items_max: Final = 100
 candidates_max: Final = list_items_max + history_events_max
 """Top-k asked of a scorer: a full list even when every item in the history is dropped."""
+repeat_weight: Final = 2.0
+"""Score of an item of the history: this times log(1 + its count there)."""
+boost_max: Final = 100.0
+"""Of an item's score, by a rule of the catalogue."""
+reshaped_candidates: Final = 100
+"""Among which variety and category caps choose a list."""
 
 # -- one batch through the engine
 chunk_records_max: Final = 500

@@ -13,7 +13,7 @@ from operators.events import Rejected
 from operators.fold import Folded, fold, fold_all
 from operators.interest import Encoder, refresh
 from operators.privacy import Pseudonyms
-from operators.ranking import Cause, Policy, RecommendationList
+from operators.ranking import NO_CATEGORIES, Cause, Policy, RecommendationList
 from operators.state import UserState
 
 __all__ = [
@@ -216,6 +216,7 @@ def process_batch(
     topics: Sequence[str],
     withdrawn: Set[str],
     now_ms: int,
+    categories: Mapping[str, str] = NO_CATEGORIES,
 ) -> Effects:
     """Fold the batch, refresh the interest vectors, rank, and say what is to be written and published.
 
@@ -230,6 +231,7 @@ def process_batch(
         topics: name of the event topic of each event type, and of the erase topic.
         withdrawn: item ids that no list may hold.
         now_ms: becomes ``generated_at``.
+        categories: of items, for the caps of the policy.
     """
     for user, request in batch.erasures:
         if request.offset >= states[user].fences[ERASURE]:  # one that is read again erases nothing twice
@@ -243,7 +245,8 @@ def process_batch(
     _refresh(of_users, folded, encoder)
     for user, outcome in zip(users, folded, strict=True):
         popularity[user.partition].extend(outcome.fresh)
-    ranked = ranking.rank(of_users, [popularity[user.partition] for user in users], encoder, policy, withdrawn)
+    popularities = [popularity[user.partition] for user in users]
+    ranked = ranking.rank(of_users, popularities, encoder, policy, withdrawn, categories)
     origins = [*_origins(batch, topics), *_origins_left(batch, left, states, topics)]
     lists = _encode_lists(users, ranked, origins, encoder.version, policy, now_ms)
     puts = [PutState(user, state.encode(user_state)) for user, user_state in zip(users, of_users, strict=True)]

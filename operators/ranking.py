@@ -1,7 +1,8 @@
 """From interest vectors to ranked lists: fuse the sources, filter, explain, and encode."""
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import chain
+from types import MappingProxyType
 from typing import Final, Literal
 
 import msgspec
@@ -11,9 +12,10 @@ from numpy.typing import NDArray
 from operators import limits
 from operators.candidates.popularity import Popularity
 from operators.interest import OUT_OF_VOCABULARY, Encoder
+from operators.reranking import NO_CATEGORY, reshaped, with_repeats
 from operators.state import UserState
 
-__all__ = ["Cause", "Policy", "RankedItem", "RecommendationList", "Source", "encode_list", "rank"]
+__all__ = ["NO_CATEGORIES", "Cause", "Policy", "RankedItem", "RecommendationList", "Source", "encode_list", "rank"]
 
 Source = Literal["encoder", "popularity"]
 
@@ -61,7 +63,15 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     seen_items: Literal["keep", "drop"] = "keep"
     explain: bool = True
     variant: str = "default"
+    repeat_weight: float = limits.repeat_weight
+    """What the user took before, where it is kept: this times log(1 + its count in the history) on its score."""
+    diversity: float = 0.0
+    """0: the best scores; towards 1: the more unlike each other (maximal marginal relevance)."""
+    category_items_max: int = 0
+    """Items of one category in a list, by the catalogue; 0: any number."""
 
+
+NO_CATEGORIES: Final[Mapping[str, str]] = MappingProxyType({})
 
 encode_list = msgspec.json.Encoder().encode
 
@@ -72,21 +82,26 @@ def rank(
     encoder: Encoder,
     policy: Policy,
     withdrawn: Container[str],
+    categories: Mapping[str, str] = NO_CATEGORIES,
 ) -> list[list[RankedItem]]:
     """One list per user: the encoder's exact top-k where it knows the user, popularity for the rest.
+
+    The encoder's score is fused with the user's own counts, and the list shaped, as the policy says.
 
     A user whose history holds no item of the vocabulary is unknown to the encoder. A list that the filters
     leave short is filled with popular items.
 
     Args:
         popularities: of each user's partition.
-        withdrawn: item ids that no list may hold; the encoder was told of them by ``set_available``.
+        withdrawn: item ids that no list may hold; the encoder was told of them by ``set_rule``.
+        categories: of items, for ``category_items_max``; popular items that fill a short list are not capped.
     """
     known = [n for n, state in enumerate(states) if state.known_count > 0]
     lists: list[list[RankedItem]] = [[] for _ in states]
     for start in range(0, len(known), limits.score_batch_lists):
         part = known[start : start + limits.score_batch_lists]
-        for n, items in zip(part, _encoder_lists([states[n] for n in part], encoder, policy), strict=True):
+        of_part = _encoder_lists([states[n] for n in part], encoder, policy, categories)
+        for n, items in zip(part, of_part, strict=True):
             lists[n] = items
     for n, items in enumerate(lists):
         if len(items) < policy.list_items:
@@ -94,16 +109,27 @@ def rank(
     return lists
 
 
-def _encoder_lists(states: Sequence[UserState], encoder: Encoder, policy: Policy) -> list[list[RankedItem]]:
+def _encoder_lists(
+    states: Sequence[UserState], encoder: Encoder, policy: Policy, categories: Mapping[str, str]
+) -> list[list[RankedItem]]:
     # A state with a known event was encoded, so it has a vector.
     vectors = np.stack([state.vector for state in states if state.vector is not None])
     drop = policy.seen_items == "drop"
-    scores, rows = encoder.top_k(vectors, policy.list_items + (limits.history_events_max if drop else 0))
+    shaped = policy.diversity > 0 or policy.category_items_max > 0
+    count = max(policy.list_items, limits.reshaped_candidates) if shaped else policy.list_items
+    scores, rows = encoder.top_k(vectors, count + (limits.history_events_max if drop else 0))
+    recent = _recent_rows(states, encoder, limits.history_events_max if policy.repeat_weight else _EXPLAINED_EVENTS)
     if drop:
-        scores, rows = _without_seen(scores, rows, states, encoder, policy.list_items)
+        scores, rows = _without_seen(scores, rows, states, encoder, count)
+    elif policy.repeat_weight:
+        scores, rows = with_repeats(scores, rows, recent, vectors, encoder, policy.repeat_weight)
+    if shaped:
+        scores, rows = _shaped(scores, rows, encoder, policy, categories)
     width = rows.shape[1]
     values: list[float] = np.round(scores.astype(np.float64), _SCORE_DIGITS).ravel().tolist()
-    reasons: Iterable[list[str]] = _because(states, rows, encoder) if policy.explain else ([] for _ in values)
+    reasons: Iterable[list[str]] = (
+        _because(recent[:, :_EXPLAINED_EVENTS], rows, encoder) if policy.explain else ([] for _ in values)
+    )
     places = list(range(1, width + 1)) * len(states)
     item_ids = encoder.items_at(rows.ravel().tolist())
     items = [
@@ -131,17 +157,45 @@ def _without_seen(
     return np.take_along_axis(scores, places, 1), np.take_along_axis(rows, places, 1)
 
 
-def _because(states: Sequence[UserState], rows: NDArray[np.int64], encoder: Encoder) -> list[list[str]]:
-    """For every place of every list, the item of the recent history whose embedding is nearest by cosine.
+def _shaped(
+    scores: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    encoder: Encoder,
+    policy: Policy,
+    categories: Mapping[str, str],
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    numbered: dict[str, int] = {"": NO_CATEGORY}
+    names = [categories.get(item_id, "") for item_id in encoder.items_at(rows.ravel().tolist())]
+    numbers = np.array([numbered.setdefault(name, len(numbered)) for name in names], np.int64).reshape(rows.shape)
+    return reshaped(
+        scores,
+        rows,
+        encoder,
+        policy.list_items,
+        diversity=policy.diversity,
+        categories=numbers if policy.category_items_max else None,
+        category_items_max=policy.category_items_max,
+    )
+
+
+def _recent_rows(states: Sequence[UserState], encoder: Encoder, events: int) -> NDArray[np.int64]:
+    """(B, H) rows of the newest events of each user, newest first, filled with row 0."""
+    histories = [state.item_ids.decode().rsplit("\x00", events)[-events:] for state in states]
+    lengths = [len(history) for history in histories]
+    flat = np.array(encoder.rows_of(chain.from_iterable(histories)), np.int64)
+    recent = np.zeros((len(states), max(lengths)), np.int64)
+    lines = np.repeat(np.arange(len(states)), lengths)
+    places = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(flat)) - 1
+    recent[lines, places] = flat
+    return recent
+
+
+def _because(recent: NDArray[np.int64], rows: NDArray[np.int64], encoder: Encoder) -> list[list[str]]:
+    """For every place of every list, the item of ``recent`` (B, H) whose embedding is nearest by cosine.
 
     By the inner product an item bought by many, whose embedding is long, would be the reason for everything.
     """
-    histories = [state.item_ids.decode().rsplit("\x00", _EXPLAINED_EVENTS)[-_EXPLAINED_EVENTS:] for state in states]
-    lengths = np.array([len(history) for history in histories])
-    recent = np.full((len(states), _EXPLAINED_EVENTS), OUT_OF_VOCABULARY, np.int64)
-    recent[np.arange(_EXPLAINED_EVENTS) < lengths[:, None]] = encoder.rows_of(chain.from_iterable(histories))
-    seen = encoder.directions(recent)  # (users, events, D)
-    cosines = encoder.directions(rows) @ seen.transpose(0, 2, 1)  # (users, places, events)
+    cosines = encoder.directions(rows) @ encoder.directions(recent).transpose(0, 2, 1)  # (users, places, events)
     cosines[np.broadcast_to((recent == OUT_OF_VOCABULARY)[:, None, :], cosines.shape)] = -np.inf
     nearest: list[int] = np.take_along_axis(recent, cosines.argmax(axis=2), 1).ravel().tolist()
     return [[item_id] if item_id else [] for item_id in encoder.items_at(nearest)]

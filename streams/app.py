@@ -143,6 +143,9 @@ class Worker:
         policy = Policy(
             list_items=worker.list_items,
             seen_items=worker.seen_items,
+            repeat_weight=worker.repeat_weight,
+            diversity=worker.diversity,
+            category_items_max=worker.category_items_max,
             explain=worker.explain,
             variant=worker.variant,
         )

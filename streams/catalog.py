@@ -4,11 +4,12 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from aiokafka import TopicPartition
 
+from operators import limits
 from operators.interest import Encoder
 
 __all__ = ["Catalog", "CatalogFollower", "CatalogItem"]
@@ -24,18 +25,22 @@ class CatalogItem(msgspec.Struct):
     category: str | None = None
     brand: str | None = None
     available: bool = True
+    boost: Annotated[float, msgspec.Meta(ge=-limits.boost_max, le=limits.boost_max)] = 0.0
+    """Added to the item's score, whoever asks."""
 
 
 _decode = msgspec.json.Decoder(CatalogItem).decode
 
 
 class Catalog:
-    """Withdrawn items. ``note`` runs on the event loop, ``apply`` and the reading in the engine's thread."""
+    """The rules for items. ``note`` runs on the event loop, ``apply`` and the reading in the engine's thread."""
 
     def __init__(self) -> None:
         self.withdrawn: set[str] = set()
+        self.categories: dict[str, str] = {}
+        """Of the items that have one."""
         self.malformed_count = 0
-        self._noted: deque[tuple[str, bool]] = deque()
+        self._noted: deque[CatalogItem] = deque()
 
     def note(self, key: bytes | None, value: bytes | None) -> None:
         """Take one record of the topic; a malformed one is counted and changes nothing."""
@@ -43,19 +48,24 @@ class Catalog:
             if key is None:
                 raise ValueError("the record has no key")
             item_id = key.decode()
-            available = False if value is None else _decode(value).available
+            item = CatalogItem(item_id, available=False) if value is None else _decode(value)
         except (ValueError, RecursionError) as error:  # DecodeError is a ValueError
             self.malformed_count += 1
             log.warning("catalog record with key %r is ignored: %s", key, error)
             return
-        self._noted.append((item_id, available))
+        item.item_id = item_id
+        self._noted.append(item)
 
     def apply(self, encoder: Encoder) -> None:
-        """Bring what was noted since the last call to ``withdrawn`` and to the encoder."""
+        """Bring what was noted since the last call to ``withdrawn``, to ``categories`` and to the encoder."""
         while self._noted:
-            item_id, available = self._noted.popleft()
-            (self.withdrawn.discard if available else self.withdrawn.add)(item_id)
-            encoder.set_available(item_id, available)
+            item = self._noted.popleft()
+            (self.withdrawn.discard if item.available else self.withdrawn.add)(item.item_id)
+            if item.category:
+                self.categories[item.item_id] = item.category
+            else:
+                self.categories.pop(item.item_id, None)
+            encoder.set_rule(item.item_id, item.available, item.boost)
 
 
 class CatalogFollower:

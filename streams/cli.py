@@ -95,6 +95,9 @@ for _bench, _example in _BENCHES.items():
 evaluate.command("complete-journey", epilog="Example: headwater evaluate complete-journey --split validation")(
     judging.complete_journey
 )
+evaluate.command("prequential", epilog="Example: headwater evaluate prequential complete-journey --users 100")(
+    judging.prequential
+)
 for _dataset in judging.LEAVE_ONE_OUT:
     evaluate.command(
         _dataset, epilog=f"Example: headwater evaluate {_dataset} --data {_dataset}.txt --components popularity"

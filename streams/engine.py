@@ -209,6 +209,7 @@ class Engine:
             self._policy,
             topics=self._topics,
             withdrawn=self._catalog.withdrawn,
+            categories=self._catalog.categories,
             now_ms=now_ms,
         )
         if self._pseudonyms is not None:

@@ -119,6 +119,12 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     list_items: Annotated[int, Meta(ge=1, le=limits.list_items_max)] = 10
     seen_items: Literal["keep", "drop"] = "keep"
     """Whether a list may hold items of the user's recent history (groceries: keep; news: drop)."""
+    repeat_weight: Annotated[float, Meta(ge=0, le=limits.boost_max)] = limits.repeat_weight
+    """Where seen items are kept: this times log(1 + an item's count in the history) on its score."""
+    diversity: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    """0: the best scores; towards 1: the more unlike each other the items of a list."""
+    category_items_max: Annotated[int, Meta(ge=0, le=limits.list_items_max)] = 0
+    """Items of one category of the catalogue in a list; 0: any number."""
     explain: bool = True
     """Fill ``because``; costs about a tenth of a list's time."""
     variant: str = "default"

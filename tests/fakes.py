@@ -42,6 +42,7 @@ class FakeEncoder:
         self.gap_inputs = draw((GAP_BUCKETS, 2 * width)).astype(np.float32)
         self.decay = np.linspace(0.1, 0.97, 2 * width).astype(np.float32)
         self.bias = draw(len(self.items)).astype(np.float32)
+        self.boosts = np.zeros(len(self.items), np.float32)
         self.available = np.ones(len(self.items), np.bool_)
         self.available[OUT_OF_VOCABULARY] = False
         self.step_calls = 0
@@ -79,8 +80,7 @@ class FakeEncoder:
         return following, vectors.astype(np.float32)
 
     def top_k(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        scores = np.einsum("bd,nd->bn", vectors, self.matrix) + self.bias
-        scores[:, ~self.available] = -np.inf
+        scores = np.einsum("bd,nd->bn", vectors, self.matrix) + self.biases(np.arange(len(self.items)))
         best = np.argsort(-scores, axis=1, kind="stable")[:, :k].astype(np.int64)
         return np.take_along_axis(scores, best, 1), best
 
@@ -90,10 +90,14 @@ class FakeEncoder:
     def directions(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return self.matrix[rows] / np.linalg.norm(self.matrix[rows], axis=-1, keepdims=True)
 
-    def set_available(self, item_id: str, available: bool) -> None:
+    def biases(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return np.where(self.available, self.bias + self.boosts, np.float32(-np.inf))[rows]
+
+    def set_rule(self, item_id: str, available: bool, boost: float) -> None:
         row = self.row_of(item_id)
         if row != OUT_OF_VOCABULARY:
             self.available[row] = available
+            self.boosts[row] = boost
 
 
 def _gap(gap_ms: int | None) -> int:

@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 import typer
 
+from operators.limits import repeat_weight
 from streams.commands.common import Json, out, settings_of
 
-__all__ = ["LEAVE_ONE_OUT", "complete_journey", "leave_one_out"]
+__all__ = ["LEAVE_ONE_OUT", "complete_journey", "leave_one_out", "prequential"]
 
 LEAVE_ONE_OUT = {"ml1m": "MovieLens-1M", "beauty": "Amazon Beauty", "toys": "Amazon Toys"}
 
@@ -76,6 +77,63 @@ def complete_journey(
     for row in rows:
         figures = f"NDCG@10 {row.ndcg_at_10:.4f}  HR@10 {row.hit_rate_at_10:.4f}  recall@10 {row.recall_at_10:.4f}"
         typer.echo(f"{row.ranker:<14} {figures}  {row.protocol.partition(':')[0]}, {row.baskets} baskets")
+
+
+def prequential(
+    ctx: typer.Context,
+    source: Annotated[str, typer.Argument(help="complete-journey, or a file that `headwater replay` reads.")],
+    model: Annotated[Path | None, typer.Option("--model", help="Model directory; else that of settings.")] = None,
+    attributes: Annotated[
+        Path | None, typer.Option("--attributes", help="TSV: item, text, ..., its kinds in the last column.")
+    ] = None,
+    users: Annotated[
+        int, typer.Option("--users", min=1, help="At most so many, drawn by the hash of their id.")
+    ] = 1000,
+    split: Annotated[Literal["validation", "test"], typer.Option("--split")] = "test",
+    seen: Annotated[Literal["keep", "drop"], typer.Option("--seen", help="Items of the history in a list.")] = "keep",
+    repeats: Annotated[
+        float, typer.Option("--repeat-weight", help="Of what the user took before; 0: the encoder alone.")
+    ] = repeat_weight,
+    picture: Annotated[Path | None, typer.Option("--picture", help="Draw the freshness curve (SVG).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Replay a history through the core: for each event rank first, then learn; beside rivals that stream.
+
+    The time is split once for all users: a model fitted before it is judged on what came after.
+    """
+    from models.prequential import prequential as judge
+    from models.runtime import OnnxEncoder
+    from operators.ranking import Policy
+    from streams.held_out_time import open_stream
+
+    encoder = OnnxEncoder(model or Path(settings_of(ctx).worker.model_dir), providers="cpu")
+    policy = Policy(seen_items=seen, explain=False, repeat_weight=repeats)
+    with _progress() as advance:
+        advance("reading", 0)
+        stream = open_stream(source, split, users, attributes)
+        found = judge(
+            stream.events,
+            encoder,
+            policy,
+            test_start_ms=stream.start_ms,
+            test_end_ms=stream.end_ms,
+            attributes=stream.attributes,
+            advance=advance,
+        )
+    if picture is not None:
+        from models.curve import draw_freshness
+
+        draw_freshness([(row.ranker, row.ndcg10, *row.ndcg10_ci) for row in found.freshness], picture)
+    if as_json:
+        out({"source": source, "split": split, **msgspec.to_builtins(found)})
+        return
+    typer.echo(f"{source}, {split}: {found.users} users, {found.events} events, model {found.model_version}")
+    for row in [*found.results, *found.freshness]:
+        low, high = row.ndcg10_ci
+        typer.echo(
+            f"{row.ranker:<16} NDCG@10 {row.ndcg10:.4f} ({low:.4f}-{high:.4f})  HR@10 {row.hr10:.4f}  "
+            f"MRR@10 {row.mrr10:.4f}  coverage {row.coverage:.3f}  novelty {row.novelty_bits:.1f} bits"
+        )
 
 
 @contextmanager

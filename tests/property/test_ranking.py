@@ -23,6 +23,7 @@ POLICIES = st.builds(
     list_items=st.integers(1, 20),
     seen_items=st.sampled_from(["keep", "drop"]),
     explain=st.booleans(),
+    repeat_weight=st.sampled_from([0.0, 0.7, 2.0]),
 )
 
 
@@ -52,6 +53,9 @@ def brute_force(world: World, state: UserState, history: list[str]) -> list[tupl
     if any(item in CATALOGUE for item in history):
         assert state.vector is not None
         scores = np.einsum("d,nd->n", state.vector, world.encoder.matrix) + world.encoder.bias
+        if world.policy.seen_items == "keep":
+            for row in range(1, len(scores)):
+                scores[row] += world.policy.repeat_weight * np.log1p(history[-50:].count(world.encoder.items[row]))
         open_rows = [row for row in range(1, len(scores)) if world.encoder.items[row] not in banned]
         best = sorted(open_rows, key=lambda row: (-scores[row], row))
         chosen = [(world.encoder.items[row], "encoder") for row in best]
@@ -85,7 +89,7 @@ def test_equals_brute_force(
     for n, item in enumerate(popular):
         world.popularity.add(item, 1_000 * n)
     for item in withdrawn:
-        world.encoder.set_available(item, False)
+        world.encoder.set_rule(item, False, 0.0)
     states = [state_of(world.encoder, history) for history in histories]
     lists = rank(states, [world.popularity] * len(states), world.encoder, policy, withdrawn)
     assert len(lists) == len(histories)

@@ -54,7 +54,7 @@ def test_nothing_changes_before_apply_and_nothing_is_applied_twice() -> None:
     assert catalog.withdrawn == set()
     assert available(encoder, "item-0")
     catalog.apply(encoder)
-    encoder.set_available("item-0", True)
+    encoder.set_rule("item-0", True, 0.0)
     catalog.apply(encoder)
     assert available(encoder, "item-0")
 
@@ -172,3 +172,15 @@ def test_the_end_of_the_following_is_told_with_its_error() -> None:
         assert task.exception() is not None
 
     asyncio.run(scenario())
+
+
+def test_boosts_and_categories_are_rules_of_the_catalogue() -> None:
+    catalog, encoder = Catalog(), FakeEncoder(items(3))
+    catalog.note(b"item-0", b'{"item_id":"item-0","category":"tea","boost":1.5}')
+    catalog.note(b"item-1", b'{"item_id":"item-1","category":"tea"}')
+    catalog.note(b"item-1", b'{"item_id":"item-1"}')
+    catalog.note(b"item-2", b'{"item_id":"item-2","boost":1e9}')
+    catalog.apply(encoder)
+    assert catalog.categories == {"item-0": "tea"}
+    assert encoder.boosts.tolist() == [0, 1.5, 0, 0]
+    assert catalog.malformed_count == 1

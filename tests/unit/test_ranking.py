@@ -59,7 +59,7 @@ def test_withdrawn_items_are_in_no_list() -> None:
     before = rank([known, unknown], [popularity] * 2, encoder, Policy(), NONE)
     withdrawn = {*ids(before[0])[:4], "item-0"}
     for item in withdrawn:
-        encoder.set_available(item, False)
+        encoder.set_rule(item, False, 0.0)
     after = rank([known, unknown], [popularity] * 2, encoder, Policy(), withdrawn)
     assert not withdrawn & {*ids(after[0]), *ids(after[1])}
     assert ids(after[0])[:6] == [item for item in ids(before[0]) if item not in withdrawn][:6]
@@ -70,7 +70,7 @@ def test_withdrawn_items_are_in_no_list() -> None:
 def test_a_list_that_the_filters_leave_short_is_filled_with_popular_items() -> None:
     encoder = FakeEncoder(items(12))
     for n in range(8):
-        encoder.set_available(f"item-{n}", False)
+        encoder.set_rule(f"item-{n}", False, 0.0)
     popularity = popular("item-9", "p-1", "p-2", "item-8", "p-3", "item-0")
     (listed,) = rank([state_of(encoder, "item-0")], [popularity], encoder, Policy(list_items=6), {"item-0"})
     assert {*ids(listed)[:4]} == {"item-8", "item-9", "item-10", "item-11"}
@@ -135,8 +135,64 @@ def test_scores_are_those_of_the_encoder() -> None:
     assert state.vector is not None
     for item in listed:
         row = encoder.row_of(item.item_id)
-        exact = float(np.dot(encoder.matrix[row], state.vector) + encoder.bias[row])
+        own = limits.repeat_weight * np.log1p(float(item.item_id in ("item-4", "item-9")))
+        exact = float(np.dot(encoder.matrix[row], state.vector) + encoder.bias[row] + own)
         assert abs(item.score - exact) < 1e-4
+
+
+def test_a_boost_is_added_to_the_score_whoever_asks() -> None:
+    encoder = FakeEncoder(items(25))
+    state = state_of(encoder, "item-4")
+    (before,) = rank([state], [Popularity()], encoder, Policy(list_items=25), NONE)
+    encoder.set_rule(before[-1].item_id, True, 50.0)
+    (after,) = rank([state], [Popularity()], encoder, Policy(list_items=25), NONE)
+    assert ids(after) == [before[-1].item_id, *ids(before)[:-1]]
+    assert abs(after[0].score - before[-1].score - 50.0) < 1e-3
+
+
+def test_no_more_of_a_category_than_the_policy_says() -> None:
+    encoder = FakeEncoder(items(40))
+    states = [state_of(encoder, f"item-{n}") for n in range(5)]
+    categories = {f"item-{n}": "even" if n % 2 == 0 else "third" for n in range(40) if n % 2 == 0 or n % 3 == 0}
+    capped = rank(states, [Popularity()] * 5, encoder, Policy(category_items_max=2), NONE, categories)
+    free = rank(states, [Popularity()] * 5, encoder, Policy(list_items=40), NONE, categories)
+    for listed, everything in zip(capped, free, strict=True):
+        expected: list[str] = []
+        for item in ids(everything):
+            name = categories.get(item)
+            if name is None or sum(categories.get(other) == name for other in expected) < 2:
+                expected.append(item)
+        assert ids(listed) == expected[:10]
+
+
+def test_where_every_category_is_full_popular_items_fill_the_list() -> None:
+    encoder = FakeEncoder(items(6))
+    categories = dict.fromkeys(items(6), "one")
+    policy = Policy(category_items_max=2, list_items=4)
+    (listed,) = rank([state_of(encoder, "item-1")], [popular("p-1")], encoder, policy, NONE, categories)
+    assert [item.source for item in listed] == ["encoder", "encoder", "popularity"]
+
+
+def test_diversity_is_maximal_marginal_relevance() -> None:
+    encoder = FakeEncoder(items(30))
+    states = [state_of(encoder, f"item-{n}", f"item-{n + 7}") for n in range(4)]
+    unit = encoder.matrix / np.linalg.norm(encoder.matrix, axis=1, keepdims=True)
+    for diversity in (0.3, 0.8):
+        lists = rank(states, [Popularity()] * 4, encoder, Policy(diversity=diversity), NONE)
+        plain = rank(states, [Popularity()] * 4, encoder, Policy(list_items=30), NONE)
+        for listed, everything in zip(lists, plain, strict=True):
+            score = {item.item_id: item.score for item in everything}
+            low, span = min(score.values()), max(score.values()) - min(score.values())
+            chosen: list[str] = []
+            while len(chosen) < 10:
+
+                def value(item: str, taken: list[str] = chosen) -> float:
+                    row = unit[encoder.row_of(item)]
+                    near = max([float(row @ unit[encoder.row_of(other)]) for other in taken], default=0.0)
+                    return (1 - diversity) * (score[item] - low) / span - diversity * near  # noqa: B023
+
+                chosen.append(max((item for item in score if item not in chosen), key=value))
+            assert ids(listed) == chosen
 
 
 def test_a_list_as_json() -> None:

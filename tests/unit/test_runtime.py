@@ -135,7 +135,7 @@ def test_top_k_is_brute_force_with_withdrawn_items_and_ties(copy: Path) -> None:
     vectors[0] = 30 * embeddings[400]  # the equal items come first
     withdrawn = [3, 700, 13_343]
     for row in withdrawn:
-        encoder.set_available(encoder.item_at(row), False)
+        encoder.set_rule(encoder.item_at(row), False, 0.0)
     scores = vectors.astype(np.float64) @ embeddings.T.astype(np.float64) + bias
     scores[:, [OUT_OF_VOCABULARY, *withdrawn]] = -np.inf
     for k in (1, 10, 150, encoder.manifest.items):
@@ -158,10 +158,10 @@ def test_withdraw_and_bring_back(copy: Path) -> None:
     vector = np.random.default_rng(3).standard_normal((1, 64), np.float32)
     before = encoder.top_k(vector, 5)
     best = encoder.item_at(int(before[1][0, 0]))
-    encoder.set_available(best, False)
-    encoder.set_available("no such item", False)
+    encoder.set_rule(best, False, 0.0)
+    encoder.set_rule("no such item", False, 0.0)
     assert encoder.top_k(vector, 4)[1][0].tolist() == before[1][0, 1:].tolist()
-    encoder.set_available(best, True)
+    encoder.set_rule(best, True, 0.0)
     after = encoder.top_k(vector, 5)
     assert (after[0] == before[0]).all()
     assert (after[1] == before[1]).all()
@@ -172,7 +172,7 @@ def test_rows_and_items(encoder: OnnxEncoder) -> None:
         assert encoder.row_of(encoder.item_at(row)) == row
     for unknown in ("", "no such item"):
         assert encoder.row_of(unknown) == OUT_OF_VOCABULARY
-    encoder.set_available("", True)
+    encoder.set_rule("", True, 0.0)
     assert np.isneginf(encoder.item_bias[OUT_OF_VOCABULARY])
     assert encoder.embeddings(np.array([[1, 2], [3, 4]])).shape == (2, 2, 64)
 

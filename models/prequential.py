@@ -1,0 +1,286 @@
+"""The stream as the judge: for each event rank first, then learn, through the core that the worker runs.
+
+A user's events of one moment (a basket) are one occasion: the list that the last batch published for the user is judged
+against what the user then did, and only then do the events reach ``process_batch``. All rivals are asked at the same
+moment, and learn after it.
+"""
+
+from bisect import bisect_right
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from models.list_quality import ListQuality, Occasion, judge_lists
+from operators import limits
+from operators.candidates.component import Histories, top_rows
+from operators.candidates.covisitation import CoVisitation
+from operators.candidates.popularity import Popularity
+from operators.interest import EVENT_TYPES, Encoder
+from operators.process import Chunk, UserKey, decode_chunks, process_batch
+from operators.ranking import Policy
+from operators.state import UserState
+
+__all__ = ["LAGS", "Judgement", "TimedRecord", "prequential"]
+
+DAY_MS: Final = 24 * 3600 * 1000
+LAGS: Final[dict[str, int]] = {"0": 0, "1 min": 60_000, "1 h": 3_600_000, "1 day": DAY_MS}
+"""Lag of the user's state in ms of event time; "1 event" and "never" beside them."""
+WEEK_MS: Final = 7 * DAY_MS
+BATCH_EVENTS: Final = 1000
+LIST_ITEMS: Final = 10
+SUCCESSORS: Final = 128
+HEADWATER: Final = "headwater"
+
+
+class TimedRecord(Protocol):
+    """An event of a history, as ``headwater replay`` sends it."""
+
+    @property
+    def timestamp_ms(self) -> int: ...
+    @property
+    def event_type(self) -> int: ...
+    @property
+    def key(self) -> bytes: ...
+    @property
+    def value(self) -> bytes: ...
+
+
+class Judgement(msgspec.Struct, frozen=True):
+    """What a replay came to."""
+
+    model_version: str
+    users: int
+    events: int
+    test_start_ms: int
+    results: list[ListQuality]
+    freshness: list[ListQuality]
+    """One for each lag of the user's state, same weights throughout."""
+
+
+class _Record(NamedTuple):
+    offset: int
+    key: bytes
+    value: bytes
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+class _Item(msgspec.Struct):
+    item_id: str
+
+
+class _List(msgspec.Struct):
+    items: list[_Item]
+
+
+class _Group(NamedTuple):
+    """A user's events of one moment."""
+
+    user: int
+    time_ms: int
+    rows: list[int]
+    records: list[TimedRecord]
+
+
+_item_of = msgspec.json.Decoder(_Item).decode
+_list_of = msgspec.json.Decoder(_List).decode
+
+
+def prequential(
+    records: Sequence[TimedRecord],
+    encoder: Encoder,
+    policy: Policy,
+    *,
+    test_start_ms: int,
+    test_end_ms: int,
+    attributes: Mapping[str, frozenset[str]],
+    advance: Callable[[str, float], None] = lambda _what, _share: None,
+) -> Judgement:
+    """Replay ``records`` (in event-time order) and judge every occasion from ``test_start_ms`` on.
+
+    Raises:
+        ValueError: no occasion in the test period.
+    """
+    rows: dict[str, int] = {}
+    users: dict[bytes, int] = {}
+    for record in records:
+        rows.setdefault(_item_of(record.value).item_id, len(rows) + 1)
+        users.setdefault(record.key, len(users))
+    run = _Run(rows, users, encoder, policy, test_start_ms)
+    done = 0
+    for batch in _batches(records, rows, users, test_start_ms, test_end_ms):
+        run.take(batch)
+        done += sum(len(group.rows) for group in batch)
+        advance("replay", done / len(records))
+    if not run.occasions:
+        raise ValueError("no event in the test period")
+    of_row = {rows[item_id]: names for item_id, names in attributes.items() if item_id in rows and names}
+
+    def judged(lists: Mapping[str, list[list[int]]]) -> list[ListQuality]:
+        return [judge_lists(n, np.array(x), run.occasions, run.counts_before, of_row) for n, x in lists.items()]
+
+    return Judgement(encoder.version, len(users), done, test_start_ms, judged(run.lists), judged(run.lagged))
+
+
+def _batches(
+    records: Iterable[TimedRecord], rows: Mapping[str, int], users: Mapping[bytes, int], start_ms: int, end_ms: int
+) -> Iterator[list[_Group]]:
+    """Groups in time order; no user is twice in a batch, and from ``start_ms`` on all of a batch is of one moment."""
+    groups: dict[int, _Group] = {}
+    held, time_ms = 0, 0
+    for record in records:
+        if record.timestamp_ms >= end_ms:
+            break
+        user = users[record.key]
+        group = groups.get(user)
+        moved = time_ms != (time_ms := record.timestamp_ms)
+        later = (moved and time_ms >= start_ms) or (group is not None and group.time_ms != time_ms)
+        if groups and (held >= BATCH_EVENTS or later):
+            yield list(groups.values())
+            groups, held, group = {}, 0, None
+        if group is None:
+            group = groups[user] = _Group(user, record.timestamp_ms, [], [])
+        group.rows.append(rows[_item_of(record.value).item_id])
+        group.records.append(record)
+        held += 1
+    if groups:
+        yield list(groups.values())
+
+
+@dataclass
+class _Run:
+    """The worker's state and the rivals', side by side."""
+
+    rows: Mapping[str, int]
+    users: Mapping[bytes, int]
+    encoder: Encoder
+    policy: Policy
+    test_start_ms: int
+    occasions: list[Occasion] = field(default_factory=list[Occasion])
+    lists: dict[str, list[list[int]]] = field(default_factory=lambda: defaultdict(list[list[int]]))
+    lagged: dict[str, list[list[int]]] = field(default_factory=lambda: defaultdict(list[list[int]]))
+
+    def __post_init__(self) -> None:
+        items = len(self.rows) + 1
+        self._states: defaultdict[UserKey, UserState] = defaultdict(UserState)
+        self._popularity = {0: Popularity()}
+        self._shown: defaultdict[int, list[tuple[int, list[int]]]] = defaultdict(list)
+        self._histories: defaultdict[int, list[int]] = defaultdict(list)
+        self._counts = np.zeros(items, np.int64)
+        self._week = np.zeros(items, np.float32)
+        self._recent: deque[tuple[int, int]] = deque()
+        self._covisited = CoVisitation(items, successors_max=SUCCESSORS)
+        self._offset = 0
+        self.counts_before: NDArray[np.int64] = self._counts
+
+    def take(self, batch: Sequence[_Group]) -> None:
+        """Judge what falls into the test period, then learn all of it."""
+        tested = [group for group in batch if group.time_ms >= self.test_start_ms]
+        if tested:
+            if not self.occasions:
+                self.counts_before = self._counts.copy()
+            self._ask(tested)
+        self._learn(batch)
+
+    def _ask(self, groups: Sequence[_Group]) -> None:
+        self._forget_before(groups[0].time_ms - WEEK_MS)
+        popular = top_rows(self._week[None], min(2 * limits.history_events_max, len(self._week) - 1))[0].tolist()
+        histories = [self._histories[group.user][-limits.history_events_max :] for group in groups]
+        covisited = self._covisited.scores(Histories.of(histories))
+        for n, (group, history) in enumerate(zip(groups, histories, strict=True)):
+            seen = set(history) if self.policy.seen_items == "drop" else set[int]()
+            targets = np.unique([row for row in group.rows if row not in seen])
+            if not len(targets):
+                continue
+            self.occasions.append(
+                Occasion(group.user, targets, history, len(self._histories[group.user]), self._counts[targets])
+            )
+            fallback = [row for row in popular if row not in seen and self._week[row] > 0]
+            self._note(self.lists, "popular-7-days", fallback)
+            self._note(self.lists, "co-visitation", _filled(_best(covisited[n], seen), fallback))
+            self._note(self.lists, "own counts", _filled([] if seen else _own(history), fallback))
+            self._ask_published(group, fallback)
+
+    def _ask_published(self, group: _Group, fallback: list[int]) -> None:
+        shown = self._shown[group.user]
+        times = [time_ms for time_ms, _ in shown]
+
+        def as_of(time_ms: int) -> list[int]:
+            place = bisect_right(times, time_ms)
+            return shown[place - 1][1] if place else fallback
+
+        midnight = group.time_ms // DAY_MS * DAY_MS
+        self._note(self.lists, "nightly", as_of(midnight))
+        self._note(self.lists, HEADWATER, as_of(group.time_ms))
+        for name, lag_ms in LAGS.items():
+            self._note(self.lagged, name, as_of(group.time_ms - lag_ms))
+        self._note(self.lagged, "1 event", shown[-2][1] if len(shown) > 1 else fallback)
+        self._note(self.lagged, "never", as_of(self.test_start_ms - 1))
+
+    def _note(self, lists: dict[str, list[list[int]]], ranker: str, rows: list[int]) -> None:
+        lists[ranker].append((rows + [0] * LIST_ITEMS)[:LIST_ITEMS])
+
+    def _learn(self, batch: Sequence[_Group]) -> None:
+        chunks: defaultdict[int, list[Any]] = defaultdict(list)
+        for group in batch:
+            for record in group.records:
+                chunks[record.event_type].append(_Record(self._offset, record.key, record.value))
+                self._offset += 1
+        now_ms = max(group.time_ms for group in batch)
+        decoded = decode_chunks((Chunk(EVENT_TYPES[kind], kind, 0, part) for kind, part in chunks.items()), now_ms)
+        states = {user: self._states[user] for user in decoded.users}
+        effects = process_batch(
+            decoded,
+            states,
+            self._popularity,
+            self.encoder,
+            self.policy,
+            topics=EVENT_TYPES,
+            withdrawn=frozenset(),
+            now_ms=now_ms,
+        )
+        times = {group.user: group.time_ms for group in batch}
+        for published in effects.lists:
+            user = self.users[published.user.key]
+            rows = [self.rows[item.item_id] for item in _list_of(published.value).items if item.item_id in self.rows]
+            self._shown[user].append((times[user], rows))
+        self._teach_rivals(batch)
+
+    def _teach_rivals(self, batch: Sequence[_Group]) -> None:
+        before: list[NDArray[np.int64]] = []
+        window = self._covisited.window_events
+        for group in batch:
+            history = self._histories[group.user]
+            for row in group.rows:
+                before.append(np.array((history[-window:][::-1] + [0] * window)[:window], np.int64))
+                history.append(row)
+                self._recent.append((group.time_ms, row))
+        rows = np.array([row for group in batch for row in group.rows], np.int64)
+        self._covisited.extend(np.stack(before), rows)
+        np.add.at(self._counts, rows, 1)
+        np.add.at(self._week, rows, 1)
+
+    def _forget_before(self, time_ms: int) -> None:
+        while self._recent and self._recent[0][0] < time_ms:
+            self._week[self._recent.popleft()[1]] -= 1
+
+
+def _best(scores: NDArray[np.float32], seen: set[int]) -> list[int]:
+    ranked = top_rows(scores[None], min(LIST_ITEMS + len(seen), len(scores) - 1))[0].tolist()
+    return [row for row in ranked if row not in seen and row and scores[row] > 0]
+
+
+def _own(history: Sequence[int]) -> list[int]:
+    """Rows of the history by count, then by recency."""
+    last = {row: place for place, row in enumerate(history)}
+    return sorted(last, key=lambda row: (-history.count(row), -last[row]))
+
+
+def _filled(rows: list[int], fallback: list[int]) -> list[int]:
+    chosen = rows[:LIST_ITEMS]
+    taken = set(chosen)
+    return chosen + [row for row in fallback if row not in taken]

@@ -1,0 +1,152 @@
+"""models.prequential against a plain loop that takes one moment of one user after the other."""
+
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+import orjson
+import pytest
+
+from models.curve import draw_freshness
+from models.list_quality import Occasion, judge_lists
+from models.prequential import DAY_MS, Judgement, prequential
+from operators.candidates.popularity import Popularity
+from operators.interest import EVENT_TYPES
+from operators.process import Chunk, UserKey, decode_chunks, process_batch
+from operators.ranking import Policy
+from operators.state import UserState
+from tests.fakes import FakeEncoder, FakeRecord, items
+
+START_MS = 1_600_000_000_000
+POLICY = Policy(explain=False)
+
+
+class Shown(NamedTuple):
+    timestamp_ms: int
+    event_type: int
+    key: bytes
+    value: bytes
+
+
+def stream(seed: int = 0, moments: int = 150) -> list[Shown]:
+    """Ten users; moments hours apart, of one to three items each."""
+    rng = np.random.default_rng(seed)
+    events: list[Shown] = []
+    time_ms = START_MS
+    for _ in range(moments):
+        time_ms += int(rng.integers(1, 9)) * 3_600_000
+        user = f"u{rng.integers(10)}"
+        for item in rng.integers(0, 14, rng.integers(1, 4)):
+            value = orjson.dumps({"user_id": user, "item_id": f"item-{item}", "timestamp": time_ms})
+            events.append(Shown(time_ms, int(rng.integers(3)), user.encode(), value))
+    return events
+
+
+def judged(events: list[Shown], test_start_ms: int, end_ms: int | None = None) -> Judgement:
+    return prequential(
+        events,
+        FakeEncoder(items(12)),  # two items are outside the vocabulary
+        POLICY,
+        test_start_ms=test_start_ms,
+        test_end_ms=end_ms or events[-1].timestamp_ms + 1,
+        attributes={"item-1": frozenset("ab"), "item-2": frozenset("b")},
+    )
+
+
+def plain_lists(events: list[Shown]) -> dict[str, list[tuple[int, list[str]]]]:
+    """Every published list of each user with its time, one moment after the other through the core."""
+    encoder, popularity = FakeEncoder(items(12)), {0: Popularity()}
+    states: dict[UserKey, UserState] = {}
+    lists: dict[str, list[tuple[int, list[str]]]] = {}
+    offset = 0
+    for time_ms, user in sorted({(e.timestamp_ms, e.key) for e in events}):
+        of_moment = [e for e in events if (e.timestamp_ms, e.key) == (time_ms, user)]
+        chunks = []
+        for e in of_moment:
+            chunks.append(Chunk(EVENT_TYPES[e.event_type], e.event_type, 0, [FakeRecord(offset, e.key, e.value)]))
+            offset += 1
+        batch = decode_chunks(chunks, time_ms)
+        states.setdefault(batch.users[0], UserState())
+        effects = process_batch(
+            batch, states, popularity, encoder, POLICY, topics=EVENT_TYPES, withdrawn=frozenset(), now_ms=time_ms
+        )
+        names = [item["item_id"] for item in orjson.loads(effects.lists[0].value)["items"]]
+        lists.setdefault(user.decode(), []).append((time_ms, names))
+    return lists
+
+
+def hit_rates(events: list[Shown], test_start_ms: int) -> dict[str, float]:
+    """HR@10 of the list shown, of lagged ones, and of the week's most popular items, by brute force."""
+    lists = plain_lists(events)
+    hits: dict[str, list[bool]] = {}
+    for time_ms, key in sorted({(e.timestamp_ms, e.key) for e in events if e.timestamp_ms >= test_start_ms}):
+        user = key.decode()
+        targets = {orjson.loads(e.value)["item_id"] for e in events if (e.timestamp_ms, e.key) == (time_ms, key)}
+        week = [e for e in events if time_ms - 7 * DAY_MS <= e.timestamp_ms < time_ms]
+        counts = Counter(orjson.loads(e.value)["item_id"] for e in week)
+        first_seen = list(dict.fromkeys(orjson.loads(e.value)["item_id"] for e in events))
+        popular = sorted(counts, key=lambda item: (-counts[item], first_seen.index(item)))[:10]
+        before = [(t, names) for t, names in lists.get(user, []) if t < time_ms]
+        asked = {
+            "headwater": before[-1][1] if before else popular,
+            "1 event": before[-2][1] if len(before) > 1 else popular,
+            "popular-7-days": popular,
+        }
+        for name, limit in (("1 day", time_ms - DAY_MS), ("never", test_start_ms - 1)):
+            old = [names for t, names in before if t <= limit]
+            asked[name] = old[-1] if old else popular
+        for name, listed in asked.items():
+            hits.setdefault(name, []).append(bool(targets & {*listed}))
+    return {name: float(np.mean(found)) for name, found in hits.items()}
+
+
+def test_every_list_is_from_before_the_event_it_is_judged_on() -> None:
+    events = stream()
+    test_start_ms = events[len(events) // 2].timestamp_ms
+    found, expected = judged(events, test_start_ms), hit_rates(events, test_start_ms)
+    actual = {row.ranker: row.hr10 for row in [*found.results, *found.freshness]}
+    assert {name: actual[name] for name in expected} == pytest.approx(expected, abs=1e-4)
+    assert actual["0"] == actual["headwater"]
+
+
+def test_what_comes_after_the_period_changes_nothing() -> None:
+    events = stream()
+    start, end = events[120].timestamp_ms, events[-80].timestamp_ms
+    short = [event for event in events if event.timestamp_ms < end]
+    whole, cut = judged(events, start, end), judged(short, start, end)
+    assert [row.hr10 for row in whole.results] == [row.hr10 for row in cut.results]
+    with pytest.raises(ValueError, match="no event in the test period"):
+        judged(events, events[-1].timestamp_ms + 1)
+
+
+def test_measures_of_lists_by_hand() -> None:
+    lists = np.array([[1, 2, 0, 0], [3, 1, 2, 4]])
+    occasions = [
+        Occasion(7, np.array([2]), [1, 1], 2, np.array([30])),
+        Occasion(8, np.array([3, 5]), [3], 9, np.array([3, 50])),
+    ]
+    kinds = {1: frozenset("a"), 2: frozenset("ab"), 3: frozenset("b"), 4: frozenset("b")}
+    found = judge_lists("x", lists, occasions, np.array([0, 3, 1, 0, 0, 0]), kinds)
+    assert found.mrr10 == pytest.approx((1 / 2 + 1) / 2)
+    assert found.hr10 == 1.0
+    assert found.ndcg10 == pytest.approx((1 / np.log2(3) + 1 / (1 + 1 / np.log2(3))) / 2, abs=1e-4)
+    assert found.coverage == pytest.approx(4 / 5)
+    shares = np.array([4, 2, 1, 4, 2, 1]) / 10
+    assert found.novelty_bits == pytest.approx(-np.log2(shares).mean(), abs=0.01)
+    second = np.mean([1, 1 / 2, 0, 1 / 2, 1, 1 / 2])  # 31, 32, 34, 12, 14, 24
+    assert found.diversity == pytest.approx((1 / 2 + second) / 2, abs=1e-4)
+    first_kl = np.log2(1 / (0.99 * 0.75 + 0.01))
+    second_kl = np.log2(1 / (0.99 * 2.5 / 4 + 0.01))
+    assert found.miscalibration == pytest.approx((first_kl + second_kl) / 2, abs=1e-4)
+    assert found.cold_item_recall10 == 1.0
+    assert found.cold_user_ndcg10 == pytest.approx(1 / np.log2(3), abs=1e-4)
+
+
+def test_the_curve_is_a_picture_with_every_lag(tmp_path: Path) -> None:
+    path = tmp_path / "curve.svg"
+    draw_freshness([("never", 0.1, 0.08, 0.12), ("0", 0.2, 0.18, 0.22)], path)
+    text = " ".join(ElementTree.parse(path).getroot().itertext())  # noqa: S314 (our own file)
+    assert text.index(" 0 ") < text.index("never")
+    assert "0.200" in text
