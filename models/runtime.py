@@ -123,7 +123,6 @@ class OnnxEncoder:
         return self._directions[rows]
 
     def embeddings(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Item embeddings of the given rows: shape of ``rows`` + (D,)."""
         return self._embeddings[rows]
 
     def biases(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -106,6 +106,10 @@ class Encoder(Protocol):
         """Item embeddings of the given rows, scaled to length 1: shape of ``rows`` + (D,)."""
         ...
 
+    def embeddings(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Item embeddings of the given rows: shape of ``rows`` + (D,)."""
+        ...
+
     def biases(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Bias of the given rows as ``top_k`` uses it: -inf where it may not be recommended."""
         ...

@@ -90,6 +90,9 @@ class FakeEncoder:
     def directions(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return self.matrix[rows] / np.linalg.norm(self.matrix[rows], axis=-1, keepdims=True)
 
+    def embeddings(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self.matrix[rows]
+
     def biases(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return np.where(self.available, self.bias + self.boosts, np.float32(-np.inf))[rows]
 

@@ -22,7 +22,7 @@ __all__ = ["SETTINGS", "HistoryEncoder", "serve"]
 
 _LIST_ITEMS: Final = 10
 
-SETTINGS: Final = {"WORKER_EXPLAIN": "false", "WORKER_LIST_ITEMS": str(_LIST_ITEMS)}
+SETTINGS: Final = {"WORKER_EXPLAIN": "false", "WORKER_REPEAT_WEIGHT": "0", "WORKER_LIST_ITEMS": str(_LIST_ITEMS)}
 
 
 class HistoryEncoder:
@@ -71,7 +71,13 @@ class HistoryEncoder:
     def directions(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return np.zeros((*rows.shape, _LIST_ITEMS), np.float32)
 
-    def set_available(self, item_id: str, available: bool) -> None:
+    def embeddings(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return np.zeros((*rows.shape, _LIST_ITEMS), np.float32)
+
+    def biases(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return np.zeros(rows.shape, np.float32)
+
+    def set_rule(self, item_id: str, available: bool, boost: float) -> None:
         """The newest items are listed whatever the catalogue says."""
 
 
