@@ -67,11 +67,14 @@ def judge_lists(
         counts_before: (N,) events of each row before the test period.
         attributes: of each row; empty where the data has none.
     """
-    hits = np.array([np.isin(line, o.targets) for line, o in zip(lists, occasions, strict=True)])  # (G, 10)
+    hits: NDArray[np.bool_] = np.array(
+        [np.isin(line, o.targets) for line, o in zip(lists, occasions, strict=True)]
+    )  # (G, 10)
     gains = 1 / np.log2(np.arange(2, lists.shape[1] + 2))
     sizes = np.array([len(o.targets) for o in occasions])
     ndcg = hits @ gains / np.cumsum(gains)[np.minimum(sizes, lists.shape[1]) - 1]
-    first = np.where(hits.any(axis=1), 1 / (1 + hits.argmax(axis=1)), 0)
+    place: NDArray[np.int64] = hits.argmax(axis=1)
+    first: NDArray[np.float64] = np.where(hits.any(axis=1), 1 / (1 + place), 0.0)
     scores = rank_scores(lists, [o.targets for o in occasions])
     shown = lists[lists > 0]
     shares = (counts_before + 1) / (counts_before + 1).sum()
