@@ -1,5 +1,6 @@
 """``headwater bench report``: one page from the results that the benches left, with pictures. No figure is typed."""
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -63,7 +64,7 @@ def measure(names: Sequence[str], docs: Path, echo: Echo) -> dict[str, str]:
     directory = docs / _DIRECTORY
     directory.mkdir(parents=True, exist_ok=True)
     for name in names or MEASURES:
-        began = time.monotonic()
+        began, busy = time.monotonic(), os.getloadavg()[0]
         echo(f"bench {name}")
         try:
             result = MEASURES[name](echo)
@@ -72,6 +73,7 @@ def measure(names: Sequence[str], docs: Path, echo: Echo) -> dict[str, str]:
             echo(f"bench {name} failed: {error}")
             continue
         result["measured_at"] = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+        result["load_before"] = round(busy, 2)
         (directory / f"{name}.json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2) + b"\n")
         echo(f"bench {name}: {time.monotonic() - began:.0f} s")
     return failed
@@ -161,7 +163,8 @@ def _setting(result: Result) -> str:
     broker = f" on {result['broker']}" if "broker" in result else ""
     return (
         f"{result['rounds']} round{'s' if result['rounds'] > 1 else ''}{broker}, {machine['cores']} cores of"
-        f" {machine['cpu']}, {machine['memory_gb']} GB, Python {machine['python']}, {result['measured_at']}"
+        f" {machine['cpu']}, {machine['memory_gb']} GB, Python {machine['python']}, {result['measured_at']},"
+        f" load average before it {result.get('load_before', 'not noted')}"
     )
 
 
