@@ -308,6 +308,12 @@ async def _serve_or_exit(settings: Settings) -> None:
         log.error("%s", error)
     except _NOT_ALLOWED as error:
         log.error("%s", not_allowed(settings.broker, error))
+    except KafkaError as error:
+        log.error(
+            "the broker refused a request of the worker: %s; nothing of the batch in work was acknowledged."
+            " Mend the cause and start again",
+            error,
+        )
     except Exception:
         log.exception("the worker had to stop; nothing of the batch in work was acknowledged")
     else:

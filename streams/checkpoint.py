@@ -157,6 +157,7 @@ class Checkpoint:
         last: dict[int, int] = {}
         for (partition, count, _), result in zip(sent, results, strict=True):
             if isinstance(result, BaseException):
+                result.args = result.args or (f"topic {topic}, partition {partition}",)
                 raise result
             last[partition] = result.offset + count - 1
         return last

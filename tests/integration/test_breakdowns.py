@@ -1,0 +1,62 @@
+"""What a broker refuses in mid-run: the worker ends with one line, nothing is committed, and repair makes it exact."""
+
+# pyright: reportUnknownMemberType=false
+# aiokafka is not typed throughout.
+
+from pathlib import Path
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+from streams.chaos.readback import final_states
+from streams.settings import Settings
+from streams.topics import changelog_topic
+from streams.worker_process import WorkerProcess
+from tests.integration.harness import Outgoing, Producer, committed, create_topics, new_settings, run, wait_settled
+
+_USERS = 40
+
+
+async def _set_record_bytes_max(settings: Settings, topic: str, value: int) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.broker.address)
+    await admin.start()
+    try:
+        config = {"max.message.bytes": str(value)}
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs=config)])
+    finally:
+        await admin.close()
+
+
+def _events(settings: Settings) -> list[Outgoing]:
+    body = '{"user_id": "user-%d", "item_id": "1082185", "timestamp": 1767225600000}'
+    return [Outgoing(settings.topics.purchase, b"user-%d" % user, (body % user).encode()) for user in range(_USERS)]
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("delivery", ["at_least_once", pytest.param("exactly_once", marks=pytest.mark.slow)])
+def test_a_changelog_that_takes_no_large_record(kafka: str, tmp_path: Path, delivery: str) -> None:
+    settings = new_settings(kafka, tmp_path, delivery=delivery)
+    create_topics(settings)
+    changelog = changelog_topic(settings.worker.app_id)
+    run(_set_record_bytes_max(settings, changelog, 500))
+    places = run(Producer(settings).send(_events(settings)))
+    with WorkerProcess(settings, tmp_path).start() as worker:
+        assert worker.process.wait(90) == 1
+        errors = [
+            line for line in worker.log().decode().splitlines() if " ERROR " in line and "Coordinator" not in line
+        ]
+        assert len(errors) == 1, worker.log_tail()
+        assert changelog in errors[0]
+        assert b"Traceback" not in worker.log()
+        assert max(committed(settings).values(), default=0) <= 0
+        run(_set_record_bytes_max(settings, changelog, 1_000_000))
+        worker.start()
+        ends: dict[tuple[str, int], int] = {}
+        for place in places:
+            ends[place.topic, place.partition] = max(place.offset + 1, ends.get((place.topic, place.partition), 0))
+        quiet = {tp: -1 for tp in committed(settings) if tp not in ends and delivery == "at_least_once"}
+        wait_settled(settings, {**quiet, **ends}, 60, [worker])
+        assert worker.terminate() == 0
+    assert [each.events_count for each in final_states(settings).values()] == [1] * _USERS
