@@ -26,16 +26,24 @@ def with_repeats(
     histories, filled with row 0. Only items of the history gain, so that any other of the new best k is among the
     old ones.
     """
-    same = recent[:, :, None] == recent[:, None, :]  # (B, H, H)
-    repeated = np.tril(same, -1).any(axis=2) | (recent == OUT_OF_VOCABULARY)
+    times, first = _occurrences(recent)
     # einsum, not matmul: a user's number must not depend on the others of the batch.
     own = np.einsum("bd,bhd->bh", vectors, encoder.embeddings(recent)) + encoder.biases(recent)
-    own += np.float32(weight) * np.log1p(same.sum(axis=2, dtype=np.float32))
-    own = np.where(repeated, np.float32(-np.inf), own)
+    own += np.float32(weight) * np.log1p(times.astype(np.float32))
+    own = np.where(first & (recent != OUT_OF_VOCABULARY), own, np.float32(-np.inf))
     twice = (rows[:, :, None] == recent[:, None, :]).any(axis=2)
     both = np.concatenate([own, np.where(twice, np.float32(-np.inf), scores)], axis=1)
     places = np.argsort(-both, axis=1, kind="stable")[:, : scores.shape[1]]
     return np.take_along_axis(both, places, 1), np.take_along_axis(np.concatenate([recent, rows], axis=1), places, 1)
+
+
+def _occurrences(recent: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """How often each row stands in its user's history, and whether it stands there for the first time: (B, H) each."""
+    apart = recent + np.arange(len(recent))[:, None] * (int(recent.max(initial=0)) + 1)
+    _, first_at, group, counts = np.unique(apart, return_index=True, return_inverse=True, return_counts=True)
+    first = np.zeros(recent.size, np.bool_)
+    first[first_at] = True
+    return counts[group].reshape(recent.shape), first.reshape(recent.shape)
 
 
 def reshaped(
