@@ -30,8 +30,7 @@ __all__ = [
     "popularity_snapshot_items_max",
     "produce_batch_bytes_max",
     "reason_bytes_max",
-    "repeat_weight",
-    "reshaped_candidates",
+    "reshaped_candidates_max",
     "restore_fetch_bytes_max",
     "restore_threads_max",
     "score_batch_lists",
@@ -63,11 +62,9 @@ history_events_max: Final = 50
 list_items_max: Final = 100
 candidates_max: Final = list_items_max + history_events_max
 """Top-k asked of a scorer: a full list even when every item in the history is dropped."""
-repeat_weight: Final = 2.0
-"""Score of an item of the history: this times log(1 + its count there)."""
 boost_max: Final = 100.0
 """Of an item's score, by a rule of the catalogue."""
-reshaped_candidates: Final = 100
+reshaped_candidates_max: Final = 100
 """Among which variety and category caps choose a list."""
 
 # -- one batch through the engine

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from operators import limits
 from operators.candidates.popularity import Popularity
+from operators.defaults import REPEAT_WEIGHT
 from operators.interest import OUT_OF_VOCABULARY, Encoder
 from operators.reranking import NO_CATEGORY, reshaped, with_repeats
 from operators.state import UserState
@@ -63,7 +64,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     seen_items: Literal["keep", "drop"] = "keep"
     explain: bool = True
     variant: str = "default"
-    repeat_weight: float = limits.repeat_weight
+    repeat_weight: float = REPEAT_WEIGHT
     """What the user took before, where it is kept: this times log(1 + its count in the history) on its score."""
     diversity: float = 0.0
     """0: the best scores; towards 1: the more unlike each other (maximal marginal relevance)."""
@@ -116,7 +117,7 @@ def _encoder_lists(
     vectors = np.stack([state.vector for state in states if state.vector is not None])
     drop = policy.seen_items == "drop"
     shaped = policy.diversity > 0 or policy.category_items_max > 0
-    count = max(policy.list_items, limits.reshaped_candidates) if shaped else policy.list_items
+    count = max(policy.list_items, limits.reshaped_candidates_max) if shaped else policy.list_items
     scores, rows = encoder.top_k(vectors, count + (limits.history_events_max if drop else 0))
     recent = _recent_rows(states, encoder, limits.history_events_max if policy.repeat_weight else _EXPLAINED_EVENTS)
     if drop:

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from operators import limits
+from operators.defaults import REPEAT_WEIGHT
 from operators.privacy import Pseudonyms
 
 __all__ = [
@@ -119,7 +120,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     list_items: Annotated[int, Meta(ge=1, le=limits.list_items_max)] = 10
     seen_items: Literal["keep", "drop"] = "keep"
     """Whether a list may hold items of the user's recent history (groceries: keep; news: drop)."""
-    repeat_weight: Annotated[float, Meta(ge=0, le=limits.boost_max)] = limits.repeat_weight
+    repeat_weight: Annotated[float, Meta(ge=0, le=limits.boost_max)] = REPEAT_WEIGHT
     """Where seen items are kept: this times log(1 + an item's count in the history) on its score."""
     diversity: Annotated[float, Meta(ge=0, le=1)] = 0.0
     """0: the best scores; towards 1: the more unlike each other the items of a list."""

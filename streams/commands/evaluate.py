@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import typer
 
-from operators.limits import repeat_weight
+from operators.defaults import REPEAT_WEIGHT
 from streams.commands.common import Json, out, settings_of
 
 __all__ = ["LEAVE_ONE_OUT", "complete_journey", "leave_one_out", "prequential"]
@@ -93,7 +93,7 @@ def prequential(
     seen: Annotated[Literal["keep", "drop"], typer.Option("--seen", help="Items of the history in a list.")] = "keep",
     repeats: Annotated[
         float, typer.Option("--repeat-weight", help="Of what the user took before; 0: the encoder alone.")
-    ] = repeat_weight,
+    ] = REPEAT_WEIGHT,
     picture: Annotated[Path | None, typer.Option("--picture", help="Draw the freshness curve (SVG).")] = None,
     as_json: Json = False,
 ) -> None:

@@ -5,6 +5,7 @@ import numpy as np
 
 from operators import limits
 from operators.candidates.popularity import Popularity
+from operators.defaults import REPEAT_WEIGHT
 from operators.fold import fold
 from operators.interest import refresh
 from operators.ranking import Cause, Policy, RankedItem, RecommendationList, encode_list, rank
@@ -135,7 +136,7 @@ def test_scores_are_those_of_the_encoder() -> None:
     assert state.vector is not None
     for item in listed:
         row = encoder.row_of(item.item_id)
-        own = limits.repeat_weight * np.log1p(float(item.item_id in ("item-4", "item-9")))
+        own = REPEAT_WEIGHT * np.log1p(float(item.item_id in ("item-4", "item-9")))
         exact = float(np.dot(encoder.matrix[row], state.vector) + encoder.bias[row] + own)
         assert abs(item.score - exact) < 1e-4
 
