@@ -70,8 +70,8 @@ def judge_lists(
     hits: NDArray[np.bool_] = np.array(
         [np.isin(line, o.targets) for line, o in zip(lists, occasions, strict=True)]
     )  # (G, 10)
-    gains = 1 / np.log2(np.arange(2, lists.shape[1] + 2))
-    sizes = np.array([len(o.targets) for o in occasions])
+    gains: NDArray[np.float64] = 1 / np.log2(np.arange(2, lists.shape[1] + 2, dtype=np.float64))
+    sizes: NDArray[np.int64] = np.array([len(o.targets) for o in occasions])
     ndcg = hits @ gains / np.cumsum(gains)[np.minimum(sizes, lists.shape[1]) - 1]
     place: NDArray[np.int64] = hits.argmax(axis=1)
     first: NDArray[np.float64] = np.where(hits.any(axis=1), 1 / (1 + place), 0.0)
