@@ -97,13 +97,32 @@ def _state() -> bytes:
 @contextmanager
 def _lists_published(settings: Settings, item: str) -> Generator[None]:
     """One list every 100 ms, so that a watcher of the end sees one."""
+    with _again_and_again(lambda: _send(settings, settings.topics.recommendations, [(USER, _list(USER, item))])):
+        yield
+
+
+@contextmanager
+def _receipts_given(settings: Settings) -> Generator[None]:
+    """What a worker answers to every erasure request."""
+
+    def answer() -> None:
+        ids = [orjson.loads(record.value)["request_id"] for record in _records(settings, settings.topics.erase)]
+        receipt = {"digest": "00", "erased_until": 1, "erased_at": 1, "partition": 0, "offset": 0}
+        _send(settings, settings.topics.receipts, [(one, orjson.dumps({"request_id": one, **receipt})) for one in ids])
+
+    with _again_and_again(answer):
+        yield
+
+
+@contextmanager
+def _again_and_again(act: Callable[[], None]) -> Generator[None]:
     done = threading.Event()
 
-    def publish() -> None:
+    def repeat() -> None:
         while not done.wait(0.1):
-            _send(settings, settings.topics.recommendations, [(USER, _list(USER, item))])
+            act()
 
-    thread = threading.Thread(target=publish)
+    thread = threading.Thread(target=repeat)
     thread.start()
     try:
         yield
@@ -324,6 +343,9 @@ def _small_history() -> Purchases:
 @pytest.fixture
 def prepared(settings: Settings, tmp_path: Path) -> Generator[Callable[[str], None]]:
     """What the examples take for granted, beside the broker."""
+    for name in ("ml1m", "beauty", "toys"):
+        users = (f"{user} " + " ".join(f"{1 + (user * n + n) % 20}" for n in range(1, 9)) for user in range(1, 41))
+        (tmp_path / f"{name}.txt").write_text("\n".join(users) + "\n")
     (tmp_path / "events.jsonl").write_text('{"user_id":"1","item_id":"i1","timestamp":1700000000000}\n')
     _send(settings, settings.topics.catalog, [("i1", b'{"item_id":"i1","title":"Bananas"}')])
     _send(settings, changelog_topic(settings.worker.app_id), [(USER, _state())])
@@ -352,7 +374,7 @@ def test_the_example_of_the_help_text_runs(
     if arguments[0] in RUNNING:
         _run_until_ready(arguments)
         return
-    with _lists_published(settings, "i1"):
+    with _receipts_given(settings) if arguments[0] == "erase" else _lists_published(settings, "i1"):
         status = run(arguments)
     assert status == 0, capsys.readouterr().err
 
