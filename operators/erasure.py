@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from operators import limits
-from operators.events import Rejected, id_problem, read_headers
+from operators.events import Rejected, checked_time, id_problem, read_headers
 from operators.interest import EVENT_TYPES
 
 __all__ = ["ERASURE", "ErasureRequest", "Receipt", "decode_erasure", "digest_of", "encode_receipt", "husk_key"]
@@ -99,12 +99,9 @@ def decode_erasure(
 
 
 def _check(wire: _Wire, until_ms: int | None, key: bytes | None, offset: int, now_ms: int) -> ErasureRequest | Rejected:
-    if until_ms is None:
-        return Rejected("schema", "neither a `timestamp` field nor a ce_time header")
-    if not limits.timestamp_ms_min <= until_ms <= limits.timestamp_ms_max:
-        return Rejected("bad_timestamp", f"timestamp {until_ms} is not milliseconds since 1970")
-    if until_ms > now_ms + limits.future_skew_ms:
-        return Rejected("future", f"timestamp {until_ms} is {until_ms - now_ms} ms ahead of the worker's clock")
+    until = checked_time(until_ms, now_ms)
+    if isinstance(until, Rejected):
+        return until
     for name, text in (("user_id", wire.user_id), ("request_id", wire.request_id)):
         problem = None if text is None else id_problem(text)
         if problem is not None:
@@ -113,4 +110,4 @@ def _check(wire: _Wire, until_ms: int | None, key: bytes | None, offset: int, no
         return Rejected("bad_id", "request_id is the user id: receipts would keep what is to be erased")
     if key is None or key != wire.user_id.encode():
         return Rejected("key_mismatch", "the record's key is not its user_id")
-    return ErasureRequest(key, until_ms, offset, wire.request_id)
+    return ErasureRequest(key, until, offset, wire.request_id)

@@ -20,6 +20,7 @@ __all__ = [
     "Event",
     "RejectCode",
     "Rejected",
+    "checked_time",
     "decode",
     "fingerprint_of",
     "id_problem",
@@ -151,13 +152,10 @@ def _check(
     wire: Wire, envelope: Envelope, key: bytes | None, event_type: int, offset: int, now_ms: int
 ) -> Event | Rejected:
     event_id = wire.event_id if wire.event_id is not None else envelope.event_id
-    timestamp_ms = wire.timestamp if wire.timestamp is not None else envelope.timestamp_ms
-    if timestamp_ms is None:
-        return Rejected("schema", "neither a `timestamp` field nor a ce_time header")
-    if not limits.timestamp_ms_min <= timestamp_ms <= limits.timestamp_ms_max:
-        return Rejected("bad_timestamp", f"timestamp {timestamp_ms} is not milliseconds since 1970")
-    if timestamp_ms > now_ms + limits.future_skew_ms:
-        return Rejected("future", f"timestamp {timestamp_ms} is {timestamp_ms - now_ms} ms ahead of the worker's clock")
+    given_ms = wire.timestamp if wire.timestamp is not None else envelope.timestamp_ms
+    timestamp_ms = checked_time(given_ms, now_ms)
+    if isinstance(timestamp_ms, Rejected):
+        return timestamp_ms
     if wire.value is not None and not (math.isfinite(wire.value) and abs(wire.value) <= limits.value_max):
         return Rejected("non_finite", f"value {wire.value} is not a finite number within {limits.value_max:g}")
     ids = (wire.user_id, wire.item_id, event_id, wire.session_id)
@@ -171,6 +169,17 @@ def _check(
         return Rejected("key_mismatch", "the record's key is not its user_id")
     fingerprint = 0 if event_id is None else fingerprint_of(event_id)
     return Event(key, wire.item_id, event_type, timestamp_ms, offset, fingerprint)
+
+
+def checked_time(timestamp_ms: int | None, now_ms: int) -> int | Rejected:
+    """An event time in ms, or why it is none; ``now_ms`` is the worker's clock."""
+    if timestamp_ms is None:
+        return Rejected("schema", "neither a `timestamp` field nor a ce_time header")
+    if not limits.timestamp_ms_min <= timestamp_ms <= limits.timestamp_ms_max:
+        return Rejected("bad_timestamp", f"timestamp {timestamp_ms} is not milliseconds since 1970")
+    if timestamp_ms > now_ms + limits.future_skew_ms:
+        return Rejected("future", f"timestamp {timestamp_ms} is {timestamp_ms - now_ms} ms ahead of the worker's clock")
+    return timestamp_ms
 
 
 def id_problem(text: str) -> str | None:
