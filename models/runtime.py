@@ -6,6 +6,7 @@ import importlib
 import io
 import sys
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -24,7 +25,8 @@ from models.manifest import (
     load_artefact,
 )
 from models.ranker import Ranker, run_bound
-from operators.interest import OUT_OF_VOCABULARY
+from operators.explaining import mean_response
+from operators.interest import EVENT_TYPES, OUT_OF_VOCABULARY
 
 __all__ = ["DEFAULT_ARTEFACT", "OnnxEncoder", "Providers", "open_session"]
 
@@ -64,8 +66,7 @@ class OnnxEncoder:
         if providers == "cuda" and self.provider != "CUDAExecutionProvider":
             raise ModelError("CUDA was asked for but ONNX Runtime could not start it; see `headwater doctor`")
         self._device = "cuda" if self.provider == "CUDAExecutionProvider" else "cpu"
-        lengths = np.linalg.norm(self._embeddings, axis=1, keepdims=True)
-        self._directions = self._embeddings / np.maximum(lengths, _LENGTH_MIN)
+        self._lengths = np.maximum(np.linalg.norm(self._embeddings, axis=1), _LENGTH_MIN)
         self._embeddings_value = self._resident(self._embeddings)
         self._ranker = Ranker(self._ort, rank, self._embeddings, self._bias, self._device)
 
@@ -120,7 +121,15 @@ class OnnxEncoder:
         return [items[row] for row in rows]
 
     def directions(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        return self._directions[rows]
+        return self._embeddings[rows] / self._lengths[rows][..., None]
+
+    def influences(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self._influences[rows]
+
+    @cached_property
+    def _influences(self) -> NDArray[np.float32]:
+        every = np.arange(self.manifest.items)
+        return self.directions(every) @ mean_response(self, len(every), EVENT_TYPES.index("purchase"))
 
     def embeddings(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return self._embeddings[rows]

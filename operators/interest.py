@@ -106,6 +106,10 @@ class Encoder(Protocol):
         """Item embeddings of the given rows, scaled to length 1: shape of ``rows`` + (D,)."""
         ...
 
+    def influences(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """What one event of each item adds to a user's vector, on the whole: shape of ``rows`` + (D,)."""
+        ...
+
     def embeddings(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Item embeddings of the given rows: shape of ``rows`` + (D,)."""
         ...

@@ -15,6 +15,7 @@ __all__ = [
     "dead_letter_bytes_max",
     "drain_max_s",
     "event_bytes_max",
+    "explained_events_max",
     "flush_interval_s",
     "future_skew_ms",
     "history_events_max",
@@ -62,6 +63,8 @@ history_events_max: Final = 50
 list_items_max: Final = 100
 candidates_max: Final = list_items_max + history_events_max
 """Top-k asked of a scorer: a full list even when every item in the history is dropped."""
+explained_events_max: Final = 16
+"""Newest events of a history among which the reason for an item is looked for."""
 boost_max: Final = 100.0
 """Of an item's score, by a rule of the catalogue."""
 reshaped_candidates_max: Final = 100

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from operators import limits
 from operators.candidates.popularity import Popularity
 from operators.defaults import REPEAT_WEIGHT
-from operators.interest import OUT_OF_VOCABULARY, Encoder
+from operators.explaining import because
+from operators.interest import Encoder
 from operators.reranking import NO_CATEGORY, reshaped, with_repeats
 from operators.state import UserState
 
@@ -20,7 +21,6 @@ __all__ = ["NO_CATEGORIES", "Cause", "Policy", "RankedItem", "RecommendationList
 
 Source = Literal["encoder", "popularity"]
 
-_EXPLAINED_EVENTS: Final = 16
 _SCORE_DIGITS: Final = 4
 
 
@@ -40,7 +40,7 @@ class RankedItem(msgspec.Struct, gc=False):
     score: float
     source: Source
     because: list[str]
-    """Items of the user's recent history that are nearest to this one, nearest first."""
+    """Items of the user's recent history whose events moved this one up most, by `operators.explaining.because`."""
 
 
 class RecommendationList(msgspec.Struct):
@@ -119,7 +119,9 @@ def _encoder_lists(
     shaped = policy.diversity > 0 or policy.category_items_max > 0
     count = max(policy.list_items, limits.reshaped_candidates_max) if shaped else policy.list_items
     scores, rows = encoder.top_k(vectors, count + (limits.history_events_max if drop else 0))
-    recent = _recent_rows(states, encoder, limits.history_events_max if policy.repeat_weight else _EXPLAINED_EVENTS)
+    recent = _recent_rows(
+        states, encoder, limits.history_events_max if policy.repeat_weight else limits.explained_events_max
+    )
     if drop:
         scores, rows = _without_seen(scores, rows, states, encoder, count)
     elif policy.repeat_weight:
@@ -128,14 +130,13 @@ def _encoder_lists(
         scores, rows = _shaped(scores, rows, encoder, policy, categories)
     width = rows.shape[1]
     values: list[float] = np.round(scores.astype(np.float64), _SCORE_DIGITS).ravel().tolist()
-    reasons: Iterable[list[str]] = (
-        _because(recent[:, :_EXPLAINED_EVENTS], rows, encoder) if policy.explain else ([] for _ in values)
-    )
+    weight = 0.0 if drop else policy.repeat_weight
+    reasons: Iterable[list[str]] = because(recent, rows, encoder, weight) if policy.explain else ([] for _ in values)
     places = list(range(1, width + 1)) * len(states)
     item_ids = encoder.items_at(rows.ravel().tolist())
     items = [
-        RankedItem(item_id, place, score, "encoder", because)
-        for item_id, place, score, because in zip(item_ids, places, values, reasons, strict=True)
+        RankedItem(item_id, place, score, "encoder", reason)
+        for item_id, place, score, reason in zip(item_ids, places, values, reasons, strict=True)
     ]
     lists = [items[start : start + width] for start in range(0, len(items), width)]
     if -np.inf in values:
@@ -191,17 +192,6 @@ def _recent_rows(states: Sequence[UserState], encoder: Encoder, events: int) -> 
     return recent
 
 
-def _because(recent: NDArray[np.int64], rows: NDArray[np.int64], encoder: Encoder) -> list[list[str]]:
-    """For every place of every list, the item of ``recent`` (B, H) whose embedding is nearest by cosine.
-
-    By the inner product an item bought by many, whose embedding is long, would be the reason for everything.
-    """
-    cosines = encoder.directions(rows) @ encoder.directions(recent).transpose(0, 2, 1)  # (users, places, events)
-    cosines[np.broadcast_to((recent == OUT_OF_VOCABULARY)[:, None, :], cosines.shape)] = -np.inf
-    nearest: list[int] = np.take_along_axis(recent, cosines.argmax(axis=2), 1).ravel().tolist()
-    return [[item_id] if item_id else [] for item_id in encoder.items_at(nearest)]
-
-
 def _fill(
     items: list[RankedItem], state: UserState, popularity: Popularity, policy: Policy, withdrawn: Container[str]
 ) -> None:
@@ -209,7 +199,7 @@ def _fill(
     if policy.seen_items == "drop":
         taken.update(state.history_items)
     missing = policy.list_items - len(items)
-    popular = popularity.top(missing + len(taken) + _EXPLAINED_EVENTS, withdrawn)
+    popular = popularity.top(missing + len(taken) + limits.explained_events_max, withdrawn)
     chosen = [(item, share) for item, share in popular if item not in taken][:missing]
     for place, (item_id, share) in enumerate(chosen, len(items) + 1):
         items.append(RankedItem(item_id, place, round(share, _SCORE_DIGITS), "popularity", []))

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import (
@@ -85,6 +86,8 @@ class Worker:
         partitions = await self._topic_partitions()
         self._exactly_once = self._delivers_exactly_once()
         encoder = OnnxEncoder(Path(worker.model_dir), providers=worker.provider, threads=worker.encoder_threads)
+        if worker.explain:
+            encoder.influences(np.zeros(1, np.int64))  # made from the model at the first call: not in the first batch
         log.info("model %s on %s", encoder.version, encoder.provider)
         self.store = StateStore(
             Path(worker.data_dir) / worker.app_id,

@@ -90,6 +90,9 @@ class FakeEncoder:
     def directions(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return self.matrix[rows] / np.linalg.norm(self.matrix[rows], axis=-1, keepdims=True)
 
+    def influences(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self.item_inputs[rows, : self._width] + self.item_inputs[rows, self._width :]
+
     def embeddings(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return self.matrix[rows]
 

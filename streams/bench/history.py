@@ -71,6 +71,9 @@ class HistoryEncoder:
     def directions(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return np.zeros((*rows.shape, _LIST_ITEMS), np.float32)
 
+    def influences(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self.directions(rows)
+
     def embeddings(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return np.zeros((*rows.shape, _LIST_ITEMS), np.float32)
 

@@ -98,16 +98,19 @@ def test_seen_items_are_dropped_from_both_sources() -> None:
     assert {*ids(listed)} == {"item-50", "item-51", "item-52", "item-53", "p-1"}
 
 
-def test_because_is_the_nearest_item_of_the_recent_history() -> None:
+def test_because_is_the_recent_event_of_greatest_effect_with_own_counts() -> None:
     encoder = FakeEncoder(items(40))
-    encoder.matrix[encoder.row_of("item-17")] *= 20  # long, but not near to everything
     history = [f"item-{n}" for n in (3, 17, 29)]
-    (listed,) = rank([state_of(encoder, *history, "unheard-of")], [Popularity()], encoder, Policy(), NONE)
+    policy = Policy(repeat_weight=100.0)  # what was taken is there because it was taken
+    (listed,) = rank([state_of(encoder, *history, "unheard-of")], [Popularity()], encoder, policy, NONE)
+    assert {*ids(listed)[:3]} == {*history}
     for item in listed:
         place = encoder.matrix[encoder.row_of(item.item_id)]
-        seen_rows = {seen: encoder.matrix[encoder.row_of(seen)] for seen in history}
-        near = {seen: float(place @ row / np.linalg.norm(row)) for seen, row in seen_rows.items()}
-        assert item.because == [max(near, key=lambda seen: near[seen])]
+        effects = {seen: float(place @ encoder.influences(np.array(encoder.row_of(seen)))) for seen in history}
+        if item.item_id in effects:
+            assert item.because == [item.item_id]
+        else:
+            assert item.because == [max(effects, key=lambda seen: effects[seen])]
 
 
 def test_because_is_empty_where_nothing_recent_is_in_the_model_or_nobody_asked() -> None:

@@ -1,0 +1,102 @@
+"""Why an item is in a list: the event without which it would score least, exactly and at the price of a look-up."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from operators import limits
+from operators.interest import NO_GAP_MS, OUT_OF_VOCABULARY, Encoder, Job, gap_buckets, refresh
+from operators.state import UserState
+
+__all__ = ["because", "exact_effects", "mean_response"]
+
+LAGS = limits.explained_events_max
+_BURN_EVENTS = 24
+_HISTORIES = 256
+_RIDGE = 1.0
+
+
+def because(
+    recent: NDArray[np.int64], rows: NDArray[np.int64], encoder: Encoder, repeat_weight: float
+) -> list[list[str]]:
+    """For every place of every list, the item of the recent history whose event moved it up most, or nothing.
+
+    The effect of an event is taken as ``embedding(listed) . influence(event's item)``, linear in the event, and for the
+    listed item's own events what their count adds. ``exact_effects`` is what it stands for.
+
+    Args:
+        recent: (B, H) rows of the histories, newest first, filled with row 0; only the newest are named.
+        rows: (B, k) rows of the lists.
+        repeat_weight: of ``operators.ranking.Policy``; 0 where own counts are no part of the score.
+    """
+    named = recent[:, :LAGS]
+    effects = encoder.embeddings(rows) @ encoder.influences(named).transpose(0, 2, 1)  # (B, k, events)
+    if repeat_weight:
+        lines, places, own = np.nonzero(rows[:, :, None] == named[:, None, :])
+        counts = np.count_nonzero(recent[lines] == rows[lines, places][:, None], axis=1)
+        effects[lines, places, own] += _of_one_less(counts, repeat_weight)
+    effects[np.broadcast_to((named == OUT_OF_VOCABULARY)[:, None, :], effects.shape)] = -np.inf
+    strongest: list[int] = np.take_along_axis(named, effects.argmax(axis=2), 1).ravel().tolist()
+    return [[item_id] if item_id else [] for item_id in encoder.items_at(strongest)]
+
+
+def exact_effects(
+    state: UserState, listed: NDArray[np.int64], encoder: Encoder, repeat_weight: float
+) -> NDArray[np.float32]:
+    """What each listed item's score loses if an event had never been: listed (k,) rows -> (k, H), oldest event first.
+
+    The history is encoded anew without the event, the gap of the one behind it closed, and the vectors compared;
+    where no event is left the vector is zero. This takes up to ``history_events_max`` squared steps.
+    """
+    rows = np.array(encoder.rows_of(state.history_items), np.int64)
+    types, times_ms = np.array(state.history_types, np.int64), np.array(state.history_times_ms, np.int64)
+    places = np.arange(len(rows))
+    jobs: list[Job] = []
+    for left_out in [-1, *places.tolist()]:
+        kept = places != left_out
+        if kept.any():
+            gaps_ms = np.diff(times_ms[kept], prepend=0)
+            gaps_ms[0] = NO_GAP_MS
+            jobs.append(Job(None, rows[kept], types[kept], gap_buckets(gaps_ms)))
+    _, vectors = refresh(encoder, jobs)
+    without = np.zeros((len(rows), encoder.vector_width), np.float32)
+    without[: len(jobs) - 1] = vectors[1:]
+    effects = encoder.embeddings(listed) @ (vectors[0] - without).T
+    own = listed[:, None] == rows
+    return np.asarray(effects + own * _of_one_less(own.sum(axis=1), repeat_weight)[:, None], np.float32)
+
+
+def mean_response(encoder: Encoder, items: int, event_type: int) -> NDArray[np.float32]:
+    """(D, D) map from an item's direction to what one event of it adds to the vector, 0 to 15 events later.
+
+    Least squares over random histories, items drawn by the model's own bias (the log of their share): each of the
+    newest events is left out in turn. The answer needs no data but the model, and is the same for the same model.
+
+    Args:
+        items: rows of the item matrix (N).
+        event_type: of the events of those histories.
+    """
+    rng = np.random.default_rng(0)
+    bias = encoder.biases(np.arange(items)).astype(np.float64)
+    shares = np.where(np.isfinite(bias), np.exp(bias - bias[np.isfinite(bias)].max(initial=-np.inf)), 0.0)
+    rows = rng.choice(items, (_HISTORIES, _BURN_EVENTS + LAGS), p=shares / shares.sum())
+    types, gaps = np.full(_HISTORIES, event_type), np.full(_HISTORIES, 1)
+    hidden = np.zeros((_HISTORIES, encoder.hidden_width), np.float32)
+    others: list[NDArray[np.float32]] = []  # hidden states, each without one of the events before
+    vectors: list[NDArray[np.float32]] = []
+    whole = np.zeros((_HISTORIES, encoder.vector_width), np.float32)
+    for step in range(rows.shape[1]):
+        stepped = [encoder.step(other, rows[:, step], types, gaps) for other in others]
+        others, vectors = [h for h, _ in stepped], [vector for _, vector in stepped]
+        if step >= _BURN_EVENTS:
+            others.append(hidden)
+            vectors.append(whole)
+        hidden, whole = encoder.step(hidden, rows[:, step], types, gaps)
+    causes = encoder.directions(rows[:, _BURN_EVENTS:].T.ravel()).astype(np.float64)  # (lags x histories, D)
+    moved = np.concatenate([whole - vector for vector in vectors]).astype(np.float64)
+    square = causes.T @ causes + _RIDGE * np.eye(causes.shape[1])
+    return np.linalg.solve(square, causes.T @ moved).astype(np.float32)
+
+
+def _of_one_less(counts: NDArray[np.int64], repeat_weight: float) -> NDArray[np.float32]:
+    """What an own count adds to a score beyond one less: ``weight * (log(1 + n) - log(n))``, 0 for none."""
+    return np.asarray(repeat_weight * np.log1p(1 / np.maximum(counts, 1)) * (counts > 0), np.float32)

@@ -1,0 +1,162 @@
+"""The exact effect of an event against a pass without it, and the published reason against the exact one."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from models.runtime import OnnxEncoder
+from operators import limits
+from operators.defaults import REPEAT_WEIGHT
+from operators.explaining import because, exact_effects, mean_response
+from operators.fold import fold
+from operators.interest import EVENT_TYPES, OUT_OF_VOCABULARY, refresh
+from operators.reranking import with_repeats
+from operators.state import UserState
+from tests.fakes import FakeEncoder, event, full_pass, items
+
+HOUSEHOLDS = 300
+PURCHASE = EVENT_TYPES.index("purchase")
+
+
+def state_of(history: list[tuple[str, int, int]], encoder: FakeEncoder) -> UserState:
+    state = UserState()
+    fold(state, [event(n, item, time, event_type=kind) for n, (item, kind, time) in enumerate(history)], encoder)
+    return state
+
+
+def test_the_exact_effect_is_that_of_a_history_without_the_event() -> None:
+    encoder = FakeEncoder(items(30))
+    rng = np.random.default_rng(0)
+    for length in (1, 2, 9, 50):
+        times = np.sort(rng.integers(0, 10**9, length)).tolist()
+        history = [(f"item-{rng.integers(12)}", int(rng.integers(3)), time) for time in times]
+        listed = np.array([1, 5, 20])
+        effects = exact_effects(state_of(history, encoder), listed, encoder, 2.0)
+        assert effects.shape == (3, length)
+
+        def scores(events: list[tuple[str, int, int]], rows: NDArray[np.int64] = listed) -> NDArray[np.float64]:
+            vector = full_pass(encoder, events)[1] if events else np.zeros(6)
+            counts = [sum(item == encoder.items[row] for item, _, _ in events) for row in rows.tolist()]
+            return encoder.matrix[rows] @ vector + 2.0 * np.log1p(counts)
+
+        for left_out in range(length):
+            lost = scores(history) - scores(history[:left_out] + history[left_out + 1 :])
+            assert np.abs(effects[:, left_out] - lost).max() < 1e-5
+
+
+def test_the_mean_response_of_a_linear_model_is_the_model() -> None:
+    class Linear(FakeEncoder):
+        """The vector is a running sum of the directions, turned by a known map."""
+
+        turn = np.random.default_rng(3).standard_normal((6, 6)).astype(np.float32)
+
+        def step(
+            self,
+            hidden: NDArray[np.float32],
+            rows: NDArray[np.int64],
+            types: NDArray[np.int64],
+            gaps: NDArray[np.int64],
+        ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+            following = hidden.copy()
+            following[:, :6] += self.directions(rows) @ self.turn
+            return following, following[:, :6]
+
+    encoder = Linear(items(40))
+    assert np.abs(mean_response(encoder, 41, PURCHASE) - Linear.turn).max() < 0.02
+
+
+class Explained(NamedTuple):
+    """A household's list: what was published of each place, and the exact effects of the newest events."""
+
+    recent: NDArray[np.int64]
+    published: list[int]
+    by_cosine: list[int]
+    exact: NDArray[np.float32]
+    cheap: NDArray[np.float32]
+
+
+def explained(encoder: OnnxEncoder, histories: list[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> list[Explained]:
+    found: list[Explained] = []
+    for rows, times in histories:
+        state = UserState()
+        named = [encoder.item_at(row) or "unknown" for row in rows.tolist()]
+        events = zip(named, times.tolist(), strict=True)
+        job = fold(state, [event(n, item, at, event_type=PURCHASE) for n, (item, at) in enumerate(events)], encoder).job
+        assert job is not None
+        _, vectors = refresh(encoder, [job])
+        recent = rows[None, ::-1]
+        _, listed = with_repeats(*encoder.top_k(vectors, 10), recent, vectors, encoder, REPEAT_WEIGHT)
+        reasons = because(recent, listed, encoder, REPEAT_WEIGHT)
+        newest = recent[0, : limits.explained_events_max]
+        exact = exact_effects(state, listed[0], encoder, REPEAT_WEIGHT)[:, ::-1][:, : len(newest)]
+        known = newest != OUT_OF_VOCABULARY
+        cosines = encoder.directions(listed[0]) @ encoder.directions(newest[known]).T
+        found.append(
+            Explained(
+                newest[known],
+                [encoder.row_of(reason[0]) for reason in reasons],
+                newest[known][cosines.argmax(axis=1)].tolist(),
+                exact[:, known],
+                encoder.embeddings(listed[0]) @ encoder.influences(newest[known]).T,
+            )
+        )
+    return found
+
+
+def agreement(found: list[Explained], *, cosine: bool = False) -> dict[str, float]:
+    """Shares of places whose named item is the exact first, or among the exact three."""
+    first: list[bool] = []
+    three: list[bool] = []
+    moved: list[bool] = []
+    for one in found:
+        named = one.by_cosine if cosine else one.published
+        for row, effects in zip(named, one.exact, strict=True):
+            ranked = one.recent[np.argsort(-effects)]
+            first.append(row == ranked[0])
+            three.append(row in ranked[:3])
+            moved.append(float(effects[one.recent == row].max()) > 0)
+    return {"first": float(np.mean(first)), "three": float(np.mean(three)), "moved": float(np.mean(moved))}
+
+
+@pytest.fixture(scope="module")
+def households() -> list[Explained]:
+    pytest.importorskip("pyarrow")
+    from models.dataset import complete_journey, sequences
+
+    encoder = OnnxEncoder(providers="cpu")
+    data = sequences(complete_journey(), [encoder.item_at(row) for row in range(encoder.manifest.items)])
+    rng = np.random.default_rng(0)
+    histories: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+    for user in rng.permutation(len(data.offsets) - 1)[:HOUSEHOLDS].tolist():
+        start, end = int(data.offsets[user]), int(data.offsets[user + 1])
+        last = int(rng.integers(start + 1, end + 1))
+        part = slice(max(start, last - limits.history_events_max), last)
+        if np.count_nonzero(data.rows[part][-limits.explained_events_max :]) >= 4:
+            histories.append((data.rows[part], data.timestamp_ms[part]))
+    return explained(encoder, histories)
+
+
+def test_the_published_reason_is_mostly_the_exact_one(households: list[Explained]) -> None:
+    assert len(households) > 250
+    published = agreement(households)
+    assert published["first"] >= 0.68
+    assert published["three"] >= 0.87
+    assert published["moved"] >= 0.95
+    nearest = agreement(households, cosine=True)
+    assert published["first"] > nearest["first"] + 0.05
+    assert published["three"] > nearest["three"] + 0.05
+    print({name: round(value, 3) for name, value in published.items()}, nearest)
+
+
+def test_effects_are_ordered_like_the_exact_ones(households: list[Explained]) -> None:
+    def ranks(effects: NDArray[np.float32]) -> NDArray[np.int64]:
+        return effects.argsort(axis=1).argsort(axis=1)
+
+    agreements: list[float] = []
+    for one in households:
+        pairs = zip(ranks(one.cheap), ranks(one.exact), strict=True)
+        agreements += [float(np.corrcoef(cheap, exact)[0, 1]) for cheap, exact in pairs]
+    print(round(float(np.mean(agreements)), 3))
+    assert np.mean(agreements) >= 0.72
