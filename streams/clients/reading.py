@@ -69,9 +69,10 @@ def read(consumer: Consumer, starts: dict[Partition, int], ends: dict[Partition,
         if polled:
             deadline = time.monotonic() + _STALL_TIMEOUT_S
         elif time.monotonic() > deadline:
+            missing = {p.partition: (consumer.position(p), ends[p]) for p in wanted if consumer.position(p) < ends[p]}
             raise ClientError(
-                f"topic {wanted[0].topic!r}: nothing arrived in {_STALL_TIMEOUT_S:g} s;"
-                " check the broker with `headwater doctor`"
+                f"topic {wanted[0].topic!r}: nothing arrived in {_STALL_TIMEOUT_S:g} s, and of these partitions"
+                f" something is missing (position, end): {missing}; check the broker with `headwater doctor`"
             )
 
 
