@@ -201,6 +201,9 @@ class Worker:
     async def leave(self) -> None:
         """Leave the group if it was joined, and finish nothing: for a worker that is stopped while it starts."""
         if self._is_joining:
+            if self._exactly_once:
+                with contextlib.suppress(Exception):  # the next owner ends an open transaction in any case
+                    await asyncio.wait_for(self.app.batch_producer.stop(), _LEAVE_TIMEOUT_S)
             with contextlib.suppress(Exception):  # the session runs out in any case
                 await asyncio.wait_for(self.app.chunk_consumer.leave_group(), _LEAVE_TIMEOUT_S)
 

@@ -14,21 +14,40 @@ Field by field after the message definitions of Apache Kafka 4.3 (``TxnOffsetCom
 # aiokafka is not typed throughout; its own messages override properties by constants too.
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
 
-from aiokafka.errors import KafkaError, NotCoordinatorForGroupError, for_code
+from aiokafka.errors import (
+    IllegalGenerationError,
+    KafkaError,
+    NotCoordinatorForGroupError,
+    RebalanceInProgressError,
+    UnknownMemberIdError,
+    for_code,
+)
 from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
 from aiokafka.structs import TopicPartition
 
-__all__ = ["GroupMember", "GroupOffset", "OffsetFetchRequest", "TxnOffsetCommitRequest", "offsets_of_group"]
+__all__ = [
+    "GroupMember",
+    "GroupOffset",
+    "OffsetFetchRequest",
+    "TxnOffsetCommitRequest",
+    "commit_as_member",
+    "offsets_of_group",
+]
 
 _STRING: Final = CompactString("utf-8")
 _NO_TAGS: Final[dict[int, bytes]] = {}
 _NO_LEADER_EPOCH: Final = -1
 _UNSTABLE_OFFSET_COMMIT: Final = 88
 _RETRY_S: Final = 0.1
+_MEMBER_ERRORS: Final = (IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError)
+"""Which another try as the same member would not help."""
+
+_Answer = TypeVar("_Answer")
 
 
 class GroupMember(NamedTuple):
@@ -213,16 +232,53 @@ async def offsets_of_group(
         KafkaError: the broker refuses to tell.
     """
     request = OffsetFetchRequest(coordinator.group_id, partitions, stable=stable)
+    return await _asked(coordinator, request, _offsets_in)
+
+
+async def commit_as_member(
+    coordinator: Any, member: GroupMember, offsets: Mapping[TopicPartition, int], metadata: str
+) -> None:
+    """Commit offsets as ``member`` and no other; waits for a coordinator that is away.
+
+    (aiokafka's own commit goes out in whatever generation the group has by then.)
+
+    Raises:
+        KafkaError: the broker refuses, for instance a member of a generation that is over.
+    """
+    rows: dict[str, list[tuple[int, int, str]]] = {}
+    for tp, offset in sorted(offsets.items()):
+        rows.setdefault(tp.topic, []).append((tp.partition, offset, metadata))
+    request = OffsetCommitRequest(
+        member.group_id,
+        member.generation,
+        member.member_id,
+        OffsetCommitRequest.DEFAULT_RETENTION_TIME,
+        list(rows.items()),
+    )
+    await _asked(coordinator, request, _raise_errors_of_commit)
+
+
+async def _asked(coordinator: Any, request: Any, read: Callable[[Any], _Answer]) -> _Answer:
+    """What ``read`` makes of the answer; asked again where it raises an error that may pass."""
     while True:
         await coordinator.ensure_coordinator_known()
         try:
-            return _offsets_in(await coordinator._send_req(request))
+            return read(await coordinator._send_req(request))
+        except _MEMBER_ERRORS:
+            raise
         except KafkaError as error:
             if not error.retriable:
                 raise
             if isinstance(error, NotCoordinatorForGroupError):
                 coordinator.coordinator_dead()
         await asyncio.sleep(_RETRY_S)
+
+
+def _raise_errors_of_commit(response: Any) -> None:
+    for topic, rows in response.topics:
+        for partition, code in rows:
+            if code:
+                raise for_code(code)(f"commit of {topic} {partition}")
 
 
 def _offsets_in(response: Any) -> dict[TopicPartition, GroupOffset]:

@@ -11,7 +11,7 @@ from there whom to fence, and waits for no timeout.
 # aiokafka is not typed throughout, and sends the offsets of a transaction without generation and member.
 
 import asyncio
-import contextlib
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple
@@ -31,12 +31,15 @@ from aiokafka.producer.sender import (
     Sender,
     TxnOffsetCommitHandler,
 )
+from aiokafka.producer.transaction_manager import TransactionState
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from operators import limits
 from streams.protocol import GroupMember, TxnOffsetCommitRequest
 
 __all__ = ["FencedError", "TransactionalProducer", "fence_producer"]
+
+log = logging.getLogger(__name__)
 
 _FENCED_CODES: Final = frozenset({22, 25, 27, 82})
 """Illegal generation, unknown member, rebalance in progress, fenced instance."""
@@ -151,6 +154,8 @@ class TransactionalProducer(AIOKafkaProducer):
             retry_backoff_ms=_RETRY_BACKOFF_MS,
         )
         self._transactional_id = transactional_id
+        self._in_transaction = asyncio.Lock()
+        """One that is cancelled still has to be aborted while whoever cancelled it goes on."""
         plain = self._sender
         self._sender = _Sender(
             plain.client,
@@ -169,7 +174,14 @@ class TransactionalProducer(AIOKafkaProducer):
             FencedError: the group has moved on without this member.
             KafkaError: the broker refused something.
         """
-        await self.begin_transaction()
+        async with self._in_transaction:
+            await self.begin_transaction()
+            async with self._ended(member, offsets):
+                yield
+
+    @asynccontextmanager
+    async def _ended(self, member: GroupMember, offsets: Mapping[Any, int]) -> AsyncGenerator[None]:
+        """Commits what is sent inside, or aborts it."""
         try:
             committing = asyncio.ensure_future(self._send_offsets(member, offsets))
             try:
@@ -181,10 +193,30 @@ class TransactionalProducer(AIOKafkaProducer):
             await self.commit_transaction()
         except (ProducerFenced, InvalidTxnState):
             raise FencedError from None
-        except Exception:
-            with contextlib.suppress(KafkaError, TimeoutError, AssertionError):
-                await asyncio.wait_for(self.abort_transaction(), limits.abort_wait_s)
+        except BaseException:  # a settlement that is cancelled leaves no transaction open either
+            await self._end()
             raise
+
+    async def _end(self) -> None:
+        """Abort the transaction, or wait for the commit that is on its way."""
+        manager: Any = self._txn_manager
+        try:
+            if manager.state is TransactionState.COMMITTING_TRANSACTION:
+                await asyncio.wait_for(asyncio.shield(manager.wait_for_transaction_end()), limits.abort_wait_s)
+            elif manager.state is not TransactionState.READY:
+                await asyncio.wait_for(self.abort_transaction(), limits.abort_wait_s)
+        except (KafkaError, TimeoutError, AssertionError) as error:
+            log.warning(
+                "the open transaction could not be ended (%r): the next owner of the partitions ends it, or the"
+                " broker after %g s",
+                error,
+                limits.transaction_timeout_ms / 1000,
+            )
+
+    async def stop(self) -> None:
+        """Close the producer once the transaction in work has ended, one way or the other."""
+        async with self._in_transaction:
+            await super().stop()
 
     async def _send_offsets(self, member: GroupMember, offsets: Mapping[Any, int]) -> None:
         self._sender.member = member

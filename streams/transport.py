@@ -33,6 +33,7 @@ from typing import Any, Protocol
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.consumer.fetcher import PartitionRecords
+from aiokafka.errors import IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError
 from aiokafka.structs import TopicPartition
 from faust.serializers.schemas import Schema
 from faust.transport.drivers import aiokafka as driver
@@ -41,7 +42,7 @@ from faust.types.tuples import ConsumerMessage, Message
 
 from operators import limits
 from streams.lease import LeasedProducer
-from streams.protocol import GroupMember, GroupOffset, offsets_of_group
+from streams.protocol import GroupMember, GroupOffset, commit_as_member, offsets_of_group
 from streams.transactions import FencedError, TransactionalProducer
 
 __all__ = ["BatchProducer", "ChunkConsumer", "ChunkSchema", "ChunkTransport", "Drain", "hand_on_parsed_records"]
@@ -138,6 +139,18 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         wanted = [TopicPartition(*tp) for tp in partitions]
         return await self.call_thread(offsets_of_group, coordinator, wanted, stable)
 
+    async def commit_as(self, member: GroupMember, offsets: Mapping[Any, int], metadata: str) -> None:
+        """Commit outside any transaction; see ``streams.protocol``.
+
+        Raises:
+            FencedError: ``member`` is none of the group's any more.
+        """
+        coordinator = self._ensure_consumer()._coordinator
+        try:
+            await self.call_thread(commit_as_member, coordinator, member, offsets, metadata)
+        except (IllegalGenerationError, UnknownMemberIdError, RebalanceInProgressError):
+            raise FencedError from None
+
 
 class ChunkConsumer(driver.Consumer):
     """Faust's consumer with chunks for messages and settlement for acknowledgement."""
@@ -216,15 +229,17 @@ class ChunkConsumer(driver.Consumer):
     async def claim(self, generation: int) -> None:
         """Make this worker the one that committed last for all its partitions; before it sends anything else.
 
-        Whoever finds a transaction open later then knows whose it is, also where this worker dies in its first.
+        Whoever finds a transaction open later then knows whose it is, also where this worker dies in its first. The
+        claim itself is no transaction: left open, that one would be nobody's.
 
         Raises:
             FencedError: the group has gone on to another generation.
         """
-        self.claims = {TP(*tp): max(at.offset, 0) for tp, at in (await self._offsets(stable=True)).items()}
-        if self.claims:
-            async with self.app.transaction(generation, self.claims):
-                pass
+        member = self.member_of(generation)
+        claims = {tp: max(at.offset, 0) for tp, at in (await self._offsets(stable=True)).items()}
+        if claims:
+            await self._thread.commit_as(member, claims, self.app.transactional_id)
+        self.claims = {TP(*tp): offset for tp, offset in claims.items()}
 
     async def _offsets(self, *, stable: bool) -> Mapping[Any, GroupOffset]:
         partitions = [tp for tp in self.assignment() if not self._is_changelog_tp(tp)]

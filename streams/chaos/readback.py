@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from operators import state
 from operators.state import UserState
 from streams.clients.kafka import Partition, Record, consumer, describe_cluster, partition_count
-from streams.clients.reading import end_offsets, read
+from streams.clients.reading import read, settled_ends
 from streams.settings import Settings
 from streams.topics import changelog_topic
 
@@ -103,7 +103,7 @@ def commits_of(settings: Settings) -> list[Commit]:
 
 def _records(settings: Settings, partitions: Sequence[Partition]) -> Generator[Record]:
     with consumer(settings.broker) as client:
-        ends = end_offsets(client, partitions)
+        ends = settled_ends(client, partitions)
         yield from read(client, dict(client.beginning_offsets(partitions)), ends)
 
 

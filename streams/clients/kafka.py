@@ -107,6 +107,8 @@ class Consumer(Protocol):
 
     config: Mapping[str, Any]
 
+    @property
+    def is_embedded(self) -> bool: ...
     def assign(self, partitions: Sequence[Partition]) -> None: ...
     def seek(self, partition: Partition, offset: int) -> None: ...
     def poll(self, timeout_ms: int = 0) -> Mapping[Partition, Sequence[Record]]: ...
@@ -116,6 +118,16 @@ class Consumer(Protocol):
     def end_offsets(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]: ...
     def partitions_for_topic(self, topic: str) -> set[int] | None: ...
     def close(self) -> None: ...
+
+
+class _Consumer(kafka.KafkaConsumer):  # pyright: ignore[reportUntypedBaseClass]  # the library ships no types
+    """One that says whom it reads from."""
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the broker is the embedded one."""
+        nodes: Sequence[Any] = cast(Any, self)._client.cluster.brokers()
+        return _is_embedded([node.node_id for node in nodes])
 
 
 class Admin(Protocol):
@@ -203,7 +215,7 @@ def consumer(broker: BrokerSettings) -> AbstractContextManager[Consumer]:
         "max_poll_records": _POLL_RECORDS_MAX,
         "metrics_enabled": False,
     }
-    return _opened(broker, lambda: cast(Consumer, kafka.KafkaConsumer(**options)))
+    return _opened(broker, lambda: cast(Consumer, _Consumer(**options)))
 
 
 def producer(
@@ -244,9 +256,13 @@ def describe_cluster(broker: BrokerSettings) -> Cluster:
     with admin(broker) as client:
         nodes = client.describe_cluster()["brokers"]
         topics = client.describe_topics()
-    embedded = len(nodes) == 1 and nodes[0]["broker_id"] == NODE_ID_EMBEDDED
+    embedded = _is_embedded([node["broker_id"] for node in nodes])
     partitions = {t["name"]: len(t["partitions"]) for t in topics if not t.get("is_internal")}
     return Cluster(embedded, partitions, broker.security_protocol != "PLAINTEXT")
+
+
+def _is_embedded(node_ids: Sequence[object]) -> bool:
+    return list(node_ids) == [NODE_ID_EMBEDDED]
 
 
 def partition_count(cluster: Cluster, topic: str) -> int:

@@ -4,13 +4,16 @@ import time
 from collections.abc import Generator, Sequence
 from typing import Final
 
+from operators import limits
 from streams.clients.errors import ClientError
 from streams.clients.kafka import Cluster, Consumer, Partition, Record, partition_count
 
-__all__ = ["end_offsets", "last_of_key", "partitions_of", "read"]
+__all__ = ["end_offsets", "last_of_key", "partitions_of", "read", "settled_ends"]
 
 _POLL_MS: Final = 100
 _STALL_TIMEOUT_S: Final = 20.0
+_TRANSACTION_S_MAX: Final = limits.transaction_timeout_ms / 1000 + 30.0
+"""A worker's longest one, and the time in which a broker sees that it is over (every 10 s)."""
 _WINDOW_RECORDS_MIN: Final = 2_000
 
 
@@ -24,14 +27,46 @@ def partitions_of(cluster: Cluster, topic: str) -> list[Partition]:
 
 
 def end_offsets(consumer: Consumer, partitions: Sequence[Partition]) -> dict[Partition, int]:
-    """The offset that the next record of each partition will get; assigns the partitions to the consumer.
+    """Where what is committed ends now; assigns the partitions to the consumer.
 
-    Read from fetch responses, because the embedded broker answers ListOffsets(latest) with the base offset of
-    the last batch plus one.
+    That is before the first record of a transaction which is still open: whoever waited for that one would wait for
+    the producer, or for the broker to give it up.
 
     Raises:
         ClientError: a partition gave no answer in time.
     """
+    ends = _high_watermarks(consumer, partitions)
+    # The embedded broker has no transactions, and answers with the base offset of its last batch plus one.
+    stable = ends if consumer.is_embedded else consumer.end_offsets(partitions)
+    return {partition: min(end, stable[partition]) for partition, end in ends.items()}
+
+
+def settled_ends(
+    consumer: Consumer, partitions: Sequence[Partition], timeout_s: float = _TRANSACTION_S_MAX
+) -> dict[Partition, int]:
+    """Where each partition ends now, once every transaction that is open now is over; for who must miss nothing.
+
+    Raises:
+        ClientError: a partition gave no answer, or a transaction is still open after ``timeout_s``.
+    """
+    ends = _high_watermarks(consumer, partitions)
+    deadline = time.monotonic() + timeout_s
+    while not consumer.is_embedded:
+        stable = consumer.end_offsets(partitions)
+        held = sorted(p.partition for p, end in ends.items() if stable[p] < end)
+        if not held:
+            break
+        if time.monotonic() > deadline:
+            raise ClientError(
+                f"topic {partitions[0].topic!r}: partitions {held} are held by a transaction that is still open after"
+                f" {timeout_s:g} s; find its producer with `kafka-transactions.sh find-hanging`"
+            )
+        time.sleep(_POLL_MS / 1000)
+    return ends
+
+
+def _high_watermarks(consumer: Consumer, partitions: Sequence[Partition]) -> dict[Partition, int]:
+    """The offset that the next record of each partition will get, from fetch responses."""
     consumer.assign(partitions)
     for partition, offset in consumer.end_offsets(partitions).items():
         consumer.seek(partition, offset)

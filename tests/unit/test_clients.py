@@ -23,7 +23,7 @@ from streams.clients.delivery import Delivery
 from streams.clients.errors import ClientError
 from streams.clients.kafka import Cluster, KafkaError, Partition, connection_options
 from streams.clients.produce import Produced, produce
-from streams.clients.reading import end_offsets, last_of_key, read
+from streams.clients.reading import end_offsets, last_of_key, read, settled_ends
 from streams.clients.render import ranked_list
 from streams.clients.watch import Watched, summary
 from streams.reach import ssl_context, why_unreachable
@@ -64,11 +64,17 @@ class Sink:
 
 
 class Topic:
-    """Partitions of a broker that, like Tansu, answers ListOffsets(latest) with too low an offset."""
+    """Partitions of a broker whose answer to ListOffsets(latest) lies ``end_error`` records below the end.
 
-    def __init__(self, partitions: Mapping[Partition, Sequence[tuple[int, bytes]]], end_error: int) -> None:
+    The embedded broker's is wrong; of any other one these are the records behind a transaction that is open.
+    """
+
+    def __init__(
+        self, partitions: Mapping[Partition, Sequence[tuple[int, bytes]]], end_error: int, *, is_embedded: bool = True
+    ) -> None:
         self._records = partitions
         self._end_error = end_error
+        self.is_embedded = is_embedded
         self._at: dict[Partition, int] = {}
         self._polled: set[Partition] = set()
         self.returned = 0
@@ -267,6 +273,21 @@ def test_the_end_of_a_partition_comes_from_the_fetch() -> None:
     full, empty = Partition("t", 0), Partition("t", 1)
     topic: Any = Topic({full: [(n, b"k") for n in range(10)], empty: []}, end_error=9)
     assert end_offsets(topic, [full, empty]) == {full: 10, empty: 0}
+
+
+def test_what_is_committed_ends_before_an_open_transaction() -> None:
+    held, empty = Partition("t", 0), Partition("t", 1)
+    topic: Any = Topic({held: [(n, b"k") for n in range(10)], empty: []}, end_error=3, is_embedded=False)
+    assert end_offsets(topic, [held, empty]) == {held: 7, empty: 0}
+
+
+def test_who_must_miss_nothing_is_told_which_partition_a_transaction_holds() -> None:
+    held, free = Partition("t", 4), Partition("t", 5)
+    topic: Any = Topic({held: [(0, b"k")], free: []}, end_error=1, is_embedded=False)
+    with pytest.raises(ClientError, match=r"partitions \[4\] are held by a transaction"):
+        settled_ends(topic, [held, free], timeout_s=0)
+    over: Any = Topic({held: [(0, b"k")], free: []}, end_error=0, is_embedded=False)
+    assert settled_ends(over, [held, free], timeout_s=0) == {held: 1, free: 0}
 
 
 def test_a_range_is_read_once_and_whole() -> None:

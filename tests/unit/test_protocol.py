@@ -1,14 +1,15 @@
-"""The two requests on the wire, byte by byte after Apache Kafka's message definitions."""
+"""The requests on the wire, byte by byte after Apache Kafka's message definitions."""
 
 # pyright: reportPrivateUsage=false, reportUnknownMemberType=false
 
 import asyncio
 import struct
 from io import BytesIO
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiokafka.errors import GroupAuthorizationFailedError, NotCoordinatorForGroupError
+from aiokafka.errors import GroupAuthorizationFailedError, IllegalGenerationError, NotCoordinatorForGroupError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from streams.protocol import (
@@ -16,6 +17,7 @@ from streams.protocol import (
     GroupOffset,
     OffsetFetchRequest,
     TxnOffsetCommitRequest,
+    commit_as_member,
     offsets_of_group,
 )
 
@@ -70,11 +72,13 @@ class Coordinator:
     def __init__(self, *answers: Any) -> None:
         self._answers = list(answers)
         self.deaths = 0
+        self.asked: list[Any] = []
 
     async def ensure_coordinator_known(self) -> None:
         pass
 
-    async def _send_req(self, _: Any) -> Any:
+    async def _send_req(self, request: Any) -> Any:
+        self.asked.append(request)
         return self._answers.pop(0)
 
     def coordinator_dead(self) -> None:
@@ -97,3 +101,24 @@ def test_a_coordinator_that_has_moved_is_looked_for_and_a_refusal_is_told() -> N
     refused = Coordinator(answer(code=GroupAuthorizationFailedError.errno))
     with pytest.raises(GroupAuthorizationFailedError):
         asyncio.run(offsets_of_group(refused, [VIEW], True))
+
+
+def test_a_claim_is_one_request_in_the_generation_of_the_member() -> None:
+    member = GroupMember("group", 7, "member")
+    moved, done = NotCoordinatorForGroupError.errno, SimpleNamespace(topics=[("view", [(3, 0)])])
+    coordinator = Coordinator(SimpleNamespace(topics=[("view", [(3, moved)])]), done)
+    asyncio.run(commit_as_member(coordinator, member, {VIEW: 41}, "owner"))
+    assert coordinator.deaths == 1
+    prepared = coordinator.asked[-1].prepare({8: (2, 9)})
+    assert (prepared.consumer_group, prepared.consumer_group_generation_id, prepared.consumer_id) == (
+        "group",
+        7,
+        "member",
+    )
+    assert prepared.topics == [("view", [(3, 41, "owner")])]
+
+
+def test_a_claim_of_a_generation_that_is_over_is_refused_at_once() -> None:
+    over = SimpleNamespace(topics=[("view", [(3, IllegalGenerationError.errno)])])
+    with pytest.raises(IllegalGenerationError):
+        asyncio.run(commit_as_member(Coordinator(over), GroupMember("group", 7, "member"), {VIEW: 41}, "owner"))
