@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from models.compress import compress
 from models.dataset import COMPLETE_JOURNEY
 from models.errors import ModelError
 from models.evaluate import evaluate
@@ -28,9 +29,11 @@ from models.manifest import (
     Evaluation,
     Manifest,
     hash_files,
+    load_manifest,
     version_of,
     write_manifest,
 )
+from models.precision import Precision
 from models.runtime import OnnxEncoder
 from operators.interest import EVENT_TYPES, GAP_BUCKETS, Job, refresh
 
@@ -49,60 +52,75 @@ PROTOCOL_LEAVE_ONE_OUT: Final = (
 class ExportConfig:
     """What to export, and what the manifest says of it."""
 
-    checkpoint: Path
+    source: Path
+    """A checkpoint, or the directory of a model to compress."""
     out_dir: Path
     evaluate: bool = True
     """Put validation and test metrics into the manifest of a Complete Journey model; others get those of training."""
+    precision: Precision = "fp32"
 
 
 def export(config: ExportConfig, echo: Callable[[str], None] = print) -> Manifest:
     """Write the artefact to ``out_dir``, replacing one that is there only when the new one is complete and checked.
 
     Raises:
-        ModelError: the checkpoint is unusable, or the graph differs from the float64 pass by more than ``PARITY_MAX``.
+        ModelError: the source is unusable, the graph differs from the float64 pass by more than ``PARITY_MAX``, or
+            the lists of ``precision`` differ too much from those of float32.
     """
-    saved = _load(config.checkpoint)
-    if saved["config"].get("model", "lru") != "lru":
-        raise ModelError(f"{config.checkpoint} holds a {saved['config']['model']}, which has no step to export")
-    weights, embeddings, bias = fold(saved["model"])
+    if config.source.is_dir() and config.precision == "fp32":
+        raise ModelError(f"{config.source} is a model already; say how to compress it with --precision")
     config.out_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=config.out_dir.parent, prefix=".export-") as scratch:
-        partial = Path(scratch) / "artefact"
-        partial.mkdir()
-        blocks = int(saved["config"]["blocks"])
-        (partial / STEP_FILE).write_bytes(step_graph(weights, blocks))
-        (partial / RANK_FILE).write_bytes(rank_graph(embeddings.shape[1]))
-        np.save(partial / EMBEDDINGS_FILE, embeddings, allow_pickle=False)
-        np.save(partial / BIAS_FILE, bias, allow_pickle=False)
-        (partial / VOCABULARY_FILE).write_bytes(msgspec.json.encode(saved["items"]))
-        log = {"config": saved["config"], "epochs": saved["log"]}
-        (partial / LOG_FILE).write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
-        files = hash_files(partial, (*MODEL_FILES, LOG_FILE))
-        dataset = str(saved["config"]["task"]["dataset"])
-        name = f"lru-{dataset}"
-        manifest = Manifest(
-            format=1,
-            name=name,
-            version=version_of(name, files),
-            items=len(embeddings),
-            vector_width=embeddings.shape[1],
-            hidden_width=2 * blocks * len(weights["0.decay_real"]),
-            event_types=EVENT_TYPES,
-            gap_buckets=GAP_BUCKETS,
-            files=files,
-            dataset=dataset,
-            training_command=_command(dataset, int(saved["config"]["seed"])),
-            seed=int(saved["config"]["seed"]),
-            evaluations=_of_training(dataset, saved["log"]),
-        )
-        write_manifest(partial, manifest)
-        echo(f"parity with the float64 pass: {check_parity(partial, weights, embeddings, blocks):.1e}")
-        if config.evaluate and dataset == COMPLETE_JOURNEY:
-            figures = [*evaluate(partial, "validation", echo=echo), *evaluate(partial, "test", echo=echo)]
+        made = config.source if config.source.is_dir() else Path(scratch) / "artefact"
+        manifest = load_manifest(made) if config.source.is_dir() else _write(config.source, made, echo)
+        if config.precision != "fp32":
+            made, source = Path(scratch) / "compressed", made
+            made.mkdir()
+            manifest = compress(source, made, config.precision)
+        if config.evaluate and manifest.dataset.startswith(COMPLETE_JOURNEY):
+            figures = [*evaluate(made, "validation", echo=echo), *evaluate(made, "test", echo=echo)]
             manifest = msgspec.structs.replace(manifest, evaluations=figures)
-            write_manifest(partial, manifest)
-        _swap(partial, config.out_dir, Path(scratch))
+            write_manifest(made, manifest)
+        _swap(made, config.out_dir, Path(scratch))
     echo(f"{manifest.version} in {config.out_dir}")
+    return manifest
+
+
+def _write(checkpoint: Path, directory: Path, echo: Callable[[str], None]) -> Manifest:
+    """The artefact of a checkpoint, in float32 and checked."""
+    saved = _load(checkpoint)
+    if saved["config"].get("model", "lru") != "lru":
+        raise ModelError(f"{checkpoint} holds a {saved['config']['model']}, which has no step to export")
+    weights, embeddings, bias = fold(saved["model"])
+    blocks = int(saved["config"]["blocks"])
+    directory.mkdir()
+    (directory / STEP_FILE).write_bytes(step_graph(weights, blocks))
+    (directory / RANK_FILE).write_bytes(rank_graph(embeddings.shape[1]))
+    np.save(directory / EMBEDDINGS_FILE, embeddings, allow_pickle=False)
+    np.save(directory / BIAS_FILE, bias, allow_pickle=False)
+    (directory / VOCABULARY_FILE).write_bytes(msgspec.json.encode(saved["items"]))
+    log = {"config": saved["config"], "epochs": saved["log"]}
+    (directory / LOG_FILE).write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
+    files = hash_files(directory, (*MODEL_FILES, LOG_FILE))
+    dataset = str(saved["config"]["task"]["dataset"])
+    name = f"lru-{dataset}"
+    manifest = Manifest(
+        format=1,
+        name=name,
+        version=version_of(name, files),
+        items=len(embeddings),
+        vector_width=embeddings.shape[1],
+        hidden_width=2 * blocks * len(weights["0.decay_real"]),
+        event_types=EVENT_TYPES,
+        gap_buckets=GAP_BUCKETS,
+        files=files,
+        dataset=dataset,
+        training_command=_command(dataset, int(saved["config"]["seed"])),
+        seed=int(saved["config"]["seed"]),
+        evaluations=_of_training(dataset, saved["log"]),
+    )
+    write_manifest(directory, manifest)
+    echo(f"parity with the float64 pass: {check_parity(directory, weights, embeddings, blocks):.1e}")
     return manifest
 
 

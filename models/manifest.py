@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from models.errors import ModelError
+from models.precision import Precision
 from operators.interest import EVENT_TYPES, GAP_BUCKETS
 
 __all__ = [
@@ -67,6 +68,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dataset: str
     training_command: str
     seed: int
+    precision: Precision = "fp32"
+    """Of the item matrix, and of the encoder as far as `models.compress` says."""
     evaluations: list[Evaluation] = []
 
 

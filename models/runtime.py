@@ -24,6 +24,7 @@ from models.manifest import (
     Manifest,
     load_artefact,
 )
+from models.precision import unpack_rows
 from models.ranker import Ranker, run_bound
 from operators.explaining import mean_response
 from operators.interest import EVENT_TYPES, OUT_OF_VOCABULARY
@@ -202,7 +203,7 @@ def _vocabulary(artefact: Path, content: bytes, manifest: Manifest) -> list[str]
 
 def _array(path: Path, content: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
     try:
-        array = np.load(io.BytesIO(content), allow_pickle=False)
+        array = unpack_rows(np.load(io.BytesIO(content), allow_pickle=False))
     except (ValueError, EOFError) as error:
         raise ModelError(f"{path} is not a numpy array ({error}); export the model again") from error
     if array.shape != shape or array.dtype != np.float32:

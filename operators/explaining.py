@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operators import limits
+from operators.drawn import drawn_rows
 from operators.interest import NO_GAP_MS, OUT_OF_VOCABULARY, Encoder, Job, gap_buckets, refresh
 from operators.state import UserState
 
@@ -75,10 +76,7 @@ def mean_response(encoder: Encoder, items: int, event_type: int) -> NDArray[np.f
         items: rows of the item matrix (N).
         event_type: of the events of those histories.
     """
-    rng = np.random.default_rng(0)
-    bias = encoder.biases(np.arange(items)).astype(np.float64)
-    shares = np.where(np.isfinite(bias), np.exp(bias - bias[np.isfinite(bias)].max(initial=-np.inf)), 0.0)
-    rows = rng.choice(items, (_HISTORIES, _BURN_EVENTS + LAGS), p=shares / shares.sum())
+    rows = drawn_rows(encoder, items, _HISTORIES, _BURN_EVENTS + LAGS)
     types, gaps = np.full(_HISTORIES, event_type), np.full(_HISTORIES, 1)
     hidden = np.zeros((_HISTORIES, encoder.hidden_width), np.float32)
     others: list[NDArray[np.float32]] = []  # hidden states, each without one of the events before

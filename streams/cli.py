@@ -95,6 +95,7 @@ for _bench, _example in _BENCHES.items():
 evaluate.command("complete-journey", epilog="Example: headwater evaluate complete-journey --split validation")(
     judging.complete_journey
 )
+evaluate.command("compression", epilog="Example: headwater evaluate compression")(judging.compression)
 evaluate.command("prequential", epilog="Example: headwater evaluate prequential complete-journey --users 100")(
     judging.prequential
 )

@@ -11,7 +11,7 @@ import typer
 from operators.defaults import REPEAT_WEIGHT
 from streams.commands.common import Json, out, settings_of
 
-__all__ = ["LEAVE_ONE_OUT", "complete_journey", "leave_one_out", "prequential"]
+__all__ = ["LEAVE_ONE_OUT", "complete_journey", "compression", "leave_one_out", "prequential"]
 
 LEAVE_ONE_OUT = {"ml1m": "MovieLens-1M", "beauty": "Amazon Beauty", "toys": "Amazon Toys"}
 
@@ -77,6 +77,32 @@ def complete_journey(
     for row in rows:
         figures = f"NDCG@10 {row.ndcg_at_10:.4f}  HR@10 {row.hit_rate_at_10:.4f}  recall@10 {row.recall_at_10:.4f}"
         typer.echo(f"{row.ranker:<14} {figures}  {row.protocol.partition(':')[0]}, {row.baskets} baskets")
+
+
+def compression(
+    ctx: typer.Context,
+    model: Annotated[Path | None, typer.Option("--model", help="Model directory; else that of settings.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compress a model in every precision: bytes, lists kept, quality and speed of each.
+
+    A model of Complete Journey is asked before real baskets of the validation period, another one by histories that
+    are drawn from its own item shares.
+    """
+    from models.compress import OVERLAP_MIN, compression_table
+
+    with _progress() as advance:
+        rows = compression_table(model or Path(settings_of(ctx).worker.model_dir), advance)
+    if as_json:
+        out({"overlap_min": OVERLAP_MIN, "results": msgspec.to_builtins(rows)})
+        return
+    for row in rows:
+        quality = "" if row.ndcg10 is None else f"NDCG@10 {row.ndcg10:.4f}  "
+        offered = "" if row.offered else f"  not offered: under {OVERLAP_MIN}"
+        typer.echo(
+            f"{row.variant:<22} {row.bytes / 1e6:5.2f} MB  overlap@10 {row.overlap10:.4f}  {quality}"
+            f"step {row.step_us:.1f} us  list {row.top_k_us:.1f} us{offered}"
+        )
 
 
 def prequential(

@@ -56,19 +56,26 @@ def train(
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="best.pt of a training.")],
+    source: Annotated[Path, typer.Argument(help="best.pt of a training, or a model to compress.")],
     out_dir: Annotated[Path, typer.Argument(help="Directory of the model; replaced when the new one is done.")],
     with_metrics: Annotated[
         bool,
         typer.Option("--evaluate/--no-evaluate", help="Put the metrics of a Complete Journey model into the manifest."),
     ] = True,
+    precision: Annotated[
+        Literal["fp32", "fp16", "int8"],
+        typer.Option("--precision", help="Of the files; refused where it would change more than 1 % of the lists."),
+    ] = "fp32",
     as_json: Json = False,
 ) -> None:
-    """Export a checkpoint to an ONNX model, after checking that both compute the same."""
+    """Export a checkpoint to an ONNX model, after checking that both compute the same.
+
+    `headwater evaluate compression` shows what a precision saves and costs.
+    """
     from models.export import ExportConfig
     from models.export import export as write
 
-    manifest = write(ExportConfig(checkpoint, out_dir, evaluate=with_metrics), echo=_echo)
+    manifest = write(ExportConfig(source, out_dir, evaluate=with_metrics, precision=precision), echo=_echo)
     if as_json:
         out(msgspec.to_builtins(manifest))
     else:

@@ -355,7 +355,7 @@ def prepared(settings: Settings, tmp_path: Path) -> Generator[Callable[[str], No
         def prepare(name: str) -> None:
             if name in {"train", "export", "evaluate"}:
                 history.append(_small_history())
-                for module in ("models.recipes", "models.evaluate"):
+                for module in ("models.recipes", "models.evaluate", "models.compress"):
                     pytest.importorskip(module, exc_type=ImportError)
                     patch.setattr(f"{module}.complete_journey", lambda: history[0])
             if name == "export":

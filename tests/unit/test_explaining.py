@@ -16,7 +16,7 @@ from operators.reranking import with_repeats
 from operators.state import UserState
 from tests.fakes import FakeEncoder, event, full_pass, items
 
-HOUSEHOLDS = 300
+HOUSEHOLDS = 200
 PURCHASE = EVENT_TYPES.index("purchase")
 
 
@@ -72,9 +72,9 @@ class Explained(NamedTuple):
 
     recent: NDArray[np.int64]
     published: list[int]
-    by_cosine: list[int]
     exact: NDArray[np.float32]
-    cheap: NDArray[np.float32]
+    linear: NDArray[np.float32]
+    cosine: NDArray[np.float32]
 
 
 def explained(encoder: OnnxEncoder, histories: list[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> list[Explained]:
@@ -92,14 +92,13 @@ def explained(encoder: OnnxEncoder, histories: list[tuple[NDArray[np.int64], NDA
         newest = recent[0, : limits.explained_events_max]
         exact = exact_effects(state, listed[0], encoder, REPEAT_WEIGHT)[:, ::-1][:, : len(newest)]
         known = newest != OUT_OF_VOCABULARY
-        cosines = encoder.directions(listed[0]) @ encoder.directions(newest[known]).T
         found.append(
             Explained(
                 newest[known],
                 [encoder.row_of(reason[0]) for reason in reasons],
-                newest[known][cosines.argmax(axis=1)].tolist(),
                 exact[:, known],
                 encoder.embeddings(listed[0]) @ encoder.influences(newest[known]).T,
+                encoder.directions(listed[0]) @ encoder.directions(newest[known]).T,
             )
         )
     return found
@@ -111,7 +110,7 @@ def agreement(found: list[Explained], *, cosine: bool = False) -> dict[str, floa
     three: list[bool] = []
     moved: list[bool] = []
     for one in found:
-        named = one.by_cosine if cosine else one.published
+        named = one.recent[one.cosine.argmax(axis=1)].tolist() if cosine else one.published
         for row, effects in zip(named, one.exact, strict=True):
             ranked = one.recent[np.argsort(-effects)]
             first.append(row == ranked[0])
@@ -139,7 +138,7 @@ def households() -> list[Explained]:
 
 
 def test_the_published_reason_is_mostly_the_exact_one(households: list[Explained]) -> None:
-    assert len(households) > 250
+    assert len(households) > 150
     published = agreement(households)
     assert published["first"] >= 0.68
     assert published["three"] >= 0.87
@@ -150,13 +149,15 @@ def test_the_published_reason_is_mostly_the_exact_one(households: list[Explained
     print({name: round(value, 3) for name, value in published.items()}, nearest)
 
 
-def test_effects_are_ordered_like_the_exact_ones(households: list[Explained]) -> None:
-    def ranks(effects: NDArray[np.float32]) -> NDArray[np.int64]:
-        return effects.argsort(axis=1).argsort(axis=1)
+def rank_correlation(effects: list[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> float:
+    """Mean over places of Spearman's, of the events of one history."""
+    ranked = [[each.argsort(axis=1).argsort(axis=1) for each in pair] for pair in effects]
+    return float(np.mean([np.corrcoef(*lines)[0, 1] for pair in ranked for lines in zip(*pair, strict=True)]))
 
-    agreements: list[float] = []
-    for one in households:
-        pairs = zip(ranks(one.cheap), ranks(one.exact), strict=True)
-        agreements += [float(np.corrcoef(cheap, exact)[0, 1]) for cheap, exact in pairs]
-    print(round(float(np.mean(agreements)), 3))
-    assert np.mean(agreements) >= 0.72
+
+def test_effects_are_ordered_like_the_exact_ones(households: list[Explained]) -> None:
+    linear = rank_correlation([(one.linear, one.exact) for one in households])
+    cosine = rank_correlation([(one.cosine, one.exact) for one in households])
+    print(round(linear, 3), round(cosine, 3))
+    assert linear >= 0.72
+    assert linear > cosine + 0.08

@@ -1,0 +1,125 @@
+"""Models in fewer bits: what is written is what is loaded, and nothing is offered whose lists differ."""
+
+import json
+import shutil
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+
+from models import compress as compress_module  # noqa: E402
+from models.compress import OVERLAP_MIN, compress, compression_table, overlap  # noqa: E402
+from models.errors import ModelError  # noqa: E402
+from models.export import ExportConfig, export  # noqa: E402
+from models.manifest import load_manifest, version_of, write_manifest  # noqa: E402
+from models.precision import Precision, pack_rows, quantized, unpack_rows  # noqa: E402
+from models.runtime import DEFAULT_ARTEFACT, OnnxEncoder  # noqa: E402
+
+
+def quiet(_line: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def reference() -> OnnxEncoder:
+    return OnnxEncoder(providers="cpu")
+
+
+def test_codes_are_nearest_and_no_row_lends_another_its_scale() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((40, 16)).astype(np.float32)
+    rows[3] *= 1000
+    rows[4] = 0
+    codes, scales = quantized(rows, axis=1)
+    assert (codes.min(), codes.max()) == (-127, 127)
+    assert (np.abs(codes * scales - rows) <= scales / 2 * 1.0001).all()
+    assert np.abs(unpack_rows(pack_rows(rows, "int8")) - codes * scales).max() == 0
+    assert np.abs(unpack_rows(pack_rows(rows, "fp16")) - rows).max() <= np.abs(rows).max() * 2**-11
+    assert unpack_rows(pack_rows(rows, "fp32")) is rows
+
+
+@pytest.mark.parametrize(("precision", "share_max"), [("fp16", 0.52), ("int8", 0.32)])
+def test_a_compressed_model_is_small_and_its_lists_are_those_of_float32(
+    reference: OnnxEncoder, tmp_path: Path, precision: Precision, share_max: float
+) -> None:
+    out = tmp_path / "small"
+    made = export(ExportConfig(DEFAULT_ARTEFACT, out, evaluate=False, precision=precision), echo=quiet)
+    small = OnnxEncoder(out, providers="cpu")
+    assert small.manifest.precision == precision
+    assert small.version == made.version == version_of(made.name, made.files) != reference.version
+    assert made.evaluations == []
+    for name in ("item_embeddings.npy", "step.onnx"):
+        before, after = ((directory / name).stat().st_size for directory in (DEFAULT_ARTEFACT, out))
+        assert after < before * (share_max if name == "item_embeddings.npy" else 0.55)
+    rows = np.arange(1, reference.manifest.items)
+    whole, packed = reference.embeddings(rows), small.embeddings(rows)
+    error = np.abs(packed - whole).max(axis=1) / np.abs(whole).max(axis=1)
+    assert 0 < error.max() <= (0.5 / 127 if precision == "int8" else 2**-11) * 1.001
+    assert np.array_equal(reference.item_bias, small.item_bias)
+    assert overlap(reference, small) >= OVERLAP_MIN
+    assert overlap(reference, reference) == 1.0
+
+
+def test_eigenvalues_stay_in_float32(tmp_path: Path) -> None:
+    (tmp_path / "half").mkdir()
+    compress(DEFAULT_ARTEFACT, tmp_path / "half", "fp16")
+
+    def constants(directory: Path) -> dict[str, np.ndarray]:
+        graph = onnx.load(str(directory / "step.onnx")).graph
+        return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+
+    before, after = constants(DEFAULT_ARTEFACT), constants(tmp_path / "half")
+    for name in ("0.decay_real", "1.decay_imaginary", "0.norm1.scale", "1.b.bias"):
+        assert after[name].dtype == np.float32
+        assert np.array_equal(before[name], after[name])
+    assert after["1.b.weight.half"].dtype == np.float16
+    assert "1.b.weight" not in after
+
+
+def test_what_would_change_the_lists_is_refused_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compress_module, "_feed_forward", lambda name: name.endswith(".weight"))
+    with pytest.raises(ModelError, match=r"int8 keeps 0\.97\d\d of the lists of lru-complete-journey, less than 0.99"):
+        export(ExportConfig(DEFAULT_ARTEFACT, tmp_path / "out", evaluate=False, precision="int8"), echo=quiet)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_is_compressed_once_and_never_for_nothing(tmp_path: Path) -> None:
+    export(ExportConfig(DEFAULT_ARTEFACT, tmp_path / "half", evaluate=False, precision="fp16"), echo=quiet)
+    with pytest.raises(ModelError, match="is in fp16 already"):
+        export(ExportConfig(tmp_path / "half", tmp_path / "out", evaluate=False, precision="int8"), echo=quiet)
+    with pytest.raises(ModelError, match="is a model already; say how to compress it with --precision"):
+        export(ExportConfig(tmp_path / "half", tmp_path / "out", evaluate=False), echo=quiet)
+    assert [path.name for path in tmp_path.iterdir()] == ["half"]
+
+
+def test_altered_codes_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "small").mkdir()
+    compress(DEFAULT_ARTEFACT, tmp_path / "small", "int8")
+    path = tmp_path / "small" / "item_embeddings.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"item_embeddings.npy is altered: SHA-256"):
+        OnnxEncoder(tmp_path / "small", providers="cpu")
+
+
+def test_the_table_has_every_precision_and_says_what_is_not_offered(tmp_path: Path) -> None:
+    other = Path(shutil.copytree(DEFAULT_ARTEFACT, tmp_path / "other"))
+    manifest = msgspec.structs.replace(load_manifest(other), dataset="of somebody")
+    write_manifest(other, manifest)
+    rows = {row.variant: row for row in compression_table(other)}
+    assert list(rows) == ["fp32", "fp16", "int8", "int8, recurrence too"]
+    assert (rows["fp32"].overlap10, rows["fp32"].ndcg10) == (1.0, None)
+    assert rows["fp32"].bytes > 1.9 * rows["fp16"].bytes > 1.9 * 1.7 * rows["int8"].bytes
+    assert {name: row.offered for name, row in rows.items()} == {
+        "fp32": True,
+        "fp16": True,
+        "int8": True,
+        "int8, recurrence too": False,
+    }
+    assert json.loads(msgspec.json.encode(rows["int8"]))["overlap10"] < rows["fp16"].overlap10
