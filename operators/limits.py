@@ -32,7 +32,9 @@ __all__ = [
     "produce_batch_bytes_max",
     "reason_bytes_max",
     "reshaped_candidates_max",
+    "restore_bulk_offsets_min",
     "restore_fetch_bytes_max",
+    "restore_partition_fetch_bytes_max",
     "restore_threads_max",
     "score_batch_lists",
     "sort_chunk_events_max",
@@ -104,6 +106,10 @@ flush_interval_s: Final = 30.0
 """Between two flushes of the state store: bounds the changelog tail that a crash makes it read again."""
 restore_fetch_bytes_max: Final = 16 * 1024 * 1024
 """Of one fetch of the changelog, all partitions of a broker together; twice that is in memory."""
+restore_partition_fetch_bytes_max: Final = 2 * 1024 * 1024
+"""Of one partition in such a fetch, so that it brings several, which are written side by side."""
+restore_bulk_offsets_min: Final = 50_000
+"""Offsets of a partition to restore from which it is worth compacting less often meanwhile."""
 restore_threads_max: Final = 4
 """Partitions that a restore writes at a time."""
 drain_max_s: Final = 30.0

@@ -123,7 +123,7 @@ def new_changelog_consumer(broker: BrokerSettings, *, read_committed: bool) -> A
         enable_auto_commit=False,
         fetch_max_wait_ms=_RESTORE_FETCH_WAIT_MS,
         fetch_max_bytes=limits.restore_fetch_bytes_max,
-        max_partition_fetch_bytes=limits.restore_fetch_bytes_max,
+        max_partition_fetch_bytes=limits.restore_partition_fetch_bytes_max,
         isolation_level="read_committed" if read_committed else "read_uncommitted",
     )
 

@@ -2,7 +2,8 @@
 
 The changelog is read by a consumer of its own, outside the consumer group, and only what is committed: a transaction
 that is still open is waited for, or, where its owner is gone, ended (``ChunkConsumer.fence_owners``). While one fetch
-is written, in a thread per partition, the next one is read. A partition whose files are on disk reads only the tail.
+is written, in a thread per partition, the next one is read. A partition whose files are on disk reads only the tail;
+one that has much to read is compacted less often meanwhile.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -101,8 +102,8 @@ class Restorer:
         began = time.monotonic()
         restored: Restored | None = None
         consumer = self._new_consumer()
-        await consumer.start()
         try:
+            await consumer.start()
             run = self._run_in_work = _Run(self._store, self._topic, consumer, self._progress, self._threads)
             records = await run.to_end(partitions, on_stalled)
             restored = Restored(records, len(partitions), time.monotonic() - began)
@@ -122,6 +123,9 @@ class _Run:
         self._progress, self._threads = progress, threads
         self._starts: dict[TopicPartition, int] = {}
         self._ends: dict[TopicPartition, int] = {}
+        self._large: set[int] = set()
+        """Partitions with much to restore."""
+        self._bulk_begun: set[int] = set()
         self.writing: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.writing.set_result(None)
 
@@ -143,7 +147,7 @@ class _Run:
         except OffsetOutOfRangeError as error:
             raise self._ahead(error.args[0]) from None
         finally:
-            await asyncio.shield(self.writing)
+            await self._finish()
         return records
 
     async def _seek(self, partitions: Sequence[int]) -> None:
@@ -169,6 +173,8 @@ class _Run:
                 if end < start:
                     raise self._ahead([tp])
                 self._ends[tp] = end
+                if end - start >= limits.restore_bulk_offsets_min:
+                    self._large.add(tp.partition)
             if tp not in self._ends or await self._consumer.position(tp) < self._ends[tp]:
                 behind.append(tp)
         return behind
@@ -192,10 +198,30 @@ class _Run:
     async def _write(self, fetched: Mapping[TopicPartition, Sequence[Any]]) -> None:
         """Wait for the write before, then begin this one."""
         await asyncio.shield(self.writing)
+        self._begin((self._apply, tp.partition, part) for tp, part in fetched.items())
+
+    async def _finish(self) -> None:
+        """Wait for the last write; its partitions are compacted as usual again."""
+        try:
+            await asyncio.shield(self.writing)
+        finally:
+            self._begin((self._store.set_bulk, partition, False) for partition in self._bulk_begun)
+            await asyncio.shield(self.writing)
+
+    def _begin(self, calls: Iterable[tuple[Any, ...]]) -> None:
         loop = asyncio.get_running_loop()
-        self.writing = asyncio.gather(
-            *(loop.run_in_executor(self._threads, self._apply, tp.partition, part) for tp, part in fetched.items())
-        )
+        self.writing = asyncio.ensure_future(_all([loop.run_in_executor(self._threads, *call) for call in calls]))
 
     def _apply(self, partition: int, records: Sequence[Any]) -> None:
+        """In a thread; the next call for a partition comes when this one is over."""
+        if partition in self._large and partition not in self._bulk_begun:
+            self._store.set_bulk(partition, True)
+            self._bulk_begun.add(partition)
         self._store.write(partition, [(record.key, record.value) for record in records], records[-1].offset)
+
+
+async def _all(writes: Sequence["asyncio.Future[None]"]) -> None:
+    """Return when every one is over, also after one has failed."""
+    for result in await asyncio.gather(*writes, return_exceptions=True):
+        if result is not None:
+            raise result

@@ -33,6 +33,12 @@ OFFSET_KEY: Final = b"\x00offset"
 
 _MB: Final = 1024 * 1024
 _OPEN_FILES_MAX: Final = 256
+_L0_FILES: Final = 4
+_L0_FILES_BULK: Final = 16
+"""Files of the first level, in any order, that a compaction waits for: more of them are rewritten less often."""
+_L0_FILES_SLOW: Final = 48
+_L0_FILES_MAX: Final = 64
+"""Where writes are slowed down and stopped: out of the way of a restore, and of the compaction that is due after it."""
 
 
 class StoreError(RuntimeError):
@@ -139,6 +145,12 @@ class StateStore:
         with self._explained(partition):
             self._database(partition).write(batch, self._write_options)
 
+    def set_bulk(self, partition: int, is_bulk: bool) -> None:
+        """Compact an open partition's files less often while much is written, or as usual again."""
+        files = _L0_FILES_BULK if is_bulk else _L0_FILES
+        with self._explained(partition):
+            self._database(partition).set_options({"level0_file_num_compaction_trigger": str(files)})
+
     def flush(self) -> None:
         """Write the memtables of every partition to disk: the tail to restore after a crash starts anew."""
         for partition in list(self._databases):
@@ -200,6 +212,9 @@ class StateStore:
         options.set_write_buffer_manager(self._buffers)
         options.set_write_buffer_size(max(self._write_buffer_bytes // 4, _MB))
         options.set_max_open_files(_OPEN_FILES_MAX)
+        options.set_level_zero_file_num_compaction_trigger(_L0_FILES)
+        options.set_level_zero_slowdown_writes_trigger(_L0_FILES_SLOW)
+        options.set_level_zero_stop_writes_trigger(_L0_FILES_MAX)
         options.set_keep_log_file_num(2)
         # A manifest names the first and last key of files that are long gone: each change begins a new one.
         options.set_max_manifest_file_size(1)
