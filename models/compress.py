@@ -15,9 +15,9 @@ from models.errors import ModelError
 from models.evaluate import vectors_before
 from models.graphs import compressed
 from models.manifest import (
+    ADVANCE_FILE,
     BIAS_FILE,
     EMBEDDINGS_FILE,
-    STEP_FILE,
     Manifest,
     hash_files,
     load_artefact,
@@ -28,7 +28,7 @@ from models.metrics import rank_scores
 from models.precision import PRECISIONS, Precision, pack_rows
 from models.runtime import OnnxEncoder
 from operators.drawn import drawn_rows
-from operators.interest import EVENT_TYPES, Job, refresh
+from operators.interest import EVENT_TYPES, Job, refresh, step
 
 __all__ = ["OVERLAP_MIN", "Compressed", "compress", "compression_table", "overlap"]
 
@@ -134,7 +134,7 @@ def compression_table(source: Path, advance: Callable[[str, float], None] = lamb
             rows.append(
                 Compressed(
                     variant,
-                    bytes=sum((directory / name).stat().st_size for name in (STEP_FILE, EMBEDDINGS_FILE, BIAS_FILE)),
+                    bytes=sum((directory / name).stat().st_size for name in (ADVANCE_FILE, EMBEDDINGS_FILE, BIAS_FILE)),
                     overlap10=round(kept, 4),
                     offered=kept >= OVERLAP_MIN,
                     ndcg10=None if asked.targets is None else round(rank_scores(lists, list(asked.targets)).ndcg, 4),
@@ -152,7 +152,7 @@ def _written(source: Path, out: Path, precision: Precision, coarse: Coarse) -> M
     for name, content in contents.items():
         (out / name).write_bytes(content)
     if precision != "fp32":
-        (out / STEP_FILE).write_bytes(compressed(contents[STEP_FILE], coarse))
+        (out / ADVANCE_FILE).write_bytes(compressed(contents[ADVANCE_FILE], coarse))
         rows = np.arange(manifest.items)
         matrix = OnnxEncoder(source, providers="cpu").embeddings(rows)
         np.save(out / EMBEDDINGS_FILE, pack_rows(matrix, precision), allow_pickle=False)
@@ -201,9 +201,9 @@ def _speeds(encoder: OnnxEncoder) -> dict[str, float]:
     hidden = np.zeros((_BATCH, encoder.hidden_width), np.float32)
     rows = np.arange(_BATCH) % (encoder.manifest.items - 1) + 1
     types, gaps = np.full(_BATCH, _PURCHASE), np.ones(_BATCH, np.int64)
-    _, vectors = encoder.step(hidden, rows, types, gaps)
+    _, vectors = step(encoder, hidden, rows, types, gaps)
     works: dict[str, Callable[[], object]] = {
-        "step_us": lambda: encoder.step(hidden, rows, types, gaps),
+        "step_us": lambda: step(encoder, hidden, rows, types, gaps),
         "top_k_us": lambda: encoder.top_k(vectors, LIST_ITEMS),
     }
     return {name: round(1e6 * _best_s(work) / _BATCH, 2) for name, work in works.items()}

@@ -12,7 +12,7 @@ from models.dataset import NextBaskets, Purchases, Sequences, complete_journey, 
 from models.manifest import Evaluation
 from models.metrics import Scores, rank_scores, top_rows
 from models.runtime import OnnxEncoder
-from operators.interest import EVENT_TYPES, OUT_OF_VOCABULARY
+from operators.interest import EVENT_TYPES, OUT_OF_VOCABULARY, step
 from operators.limits import history_events_max
 
 __all__ = ["PROTOCOL_ALL", "PROTOCOL_NEW", "Split", "evaluate", "score_lists", "vectors_before"]
@@ -102,7 +102,7 @@ def vectors_before(encoder: OnnxEncoder, events: Sequences, tasks: NextBaskets) 
     for wave in range(int(lengths.max(initial=0))):
         active = int(np.searchsorted(-lengths, -wave))
         places = starts[:active] + wave
-        hidden, now = encoder.step(hidden[:active], events.rows[places], purchase[:active], events.gaps[places])
+        hidden, now = step(encoder, hidden[:active], events.rows[places], purchase[:active], events.gaps[places])
         wanted = task_at[places]
         vectors[wanted[wanted >= 0]] = now[wanted >= 0]
     return vectors

@@ -17,14 +17,15 @@ from models.compress import compress
 from models.dataset import COMPLETE_JOURNEY
 from models.errors import ModelError
 from models.evaluate import evaluate
-from models.graphs import Weights, rank_graph, step_graph
+from models.graphs import Weights, advance_graph, rank_graph
 from models.manifest import (
+    ADVANCE_FILE,
     BIAS_FILE,
     EMBEDDINGS_FILE,
+    FORMAT,
     LOG_FILE,
     MODEL_FILES,
     RANK_FILE,
-    STEP_FILE,
     VOCABULARY_FILE,
     Evaluation,
     Manifest,
@@ -94,7 +95,7 @@ def _write(checkpoint: Path, directory: Path, echo: Callable[[str], None]) -> Ma
     weights, embeddings, bias = fold(saved["model"])
     blocks = int(saved["config"]["blocks"])
     directory.mkdir()
-    (directory / STEP_FILE).write_bytes(step_graph(weights, blocks))
+    (directory / ADVANCE_FILE).write_bytes(advance_graph(weights, blocks))
     (directory / RANK_FILE).write_bytes(rank_graph(embeddings.shape[1]))
     np.save(directory / EMBEDDINGS_FILE, embeddings, allow_pickle=False)
     np.save(directory / BIAS_FILE, bias, allow_pickle=False)
@@ -105,7 +106,7 @@ def _write(checkpoint: Path, directory: Path, echo: Callable[[str], None]) -> Ma
     dataset = str(saved["config"]["task"]["dataset"])
     name = f"lru-{dataset}"
     manifest = Manifest(
-        format=1,
+        format=FORMAT,
         name=name,
         version=version_of(name, files),
         items=len(embeddings),
@@ -147,7 +148,7 @@ def _of_training(dataset: str, log: list[dict[str, Any]]) -> list[Evaluation]:
 
 
 def fold(state: dict[str, Any]) -> tuple[Weights, NDArray[np.float32], NDArray[np.float32]]:
-    """Torch weights -> constants of ``step_graph``, item embeddings (N, D) and biases (N,), all float32.
+    """Torch weights -> constants of ``advance_graph``, item embeddings (N, D) and biases (N,), all float32.
 
     Eigenvalues are computed once, gamma goes into B, and matrices are laid out as (in, out).
     """

@@ -11,12 +11,13 @@ from models.precision import Precision
 from operators.interest import EVENT_TYPES, GAP_BUCKETS
 
 __all__ = [
+    "ADVANCE_FILE",
     "BIAS_FILE",
     "EMBEDDINGS_FILE",
+    "FORMAT",
     "LOG_FILE",
     "MODEL_FILES",
     "RANK_FILE",
-    "STEP_FILE",
     "VOCABULARY_FILE",
     "Evaluation",
     "Manifest",
@@ -28,14 +29,14 @@ __all__ = [
 ]
 
 MANIFEST_FILE: Final = "manifest.json"
-STEP_FILE: Final = "step.onnx"
+ADVANCE_FILE: Final = "advance.onnx"
 RANK_FILE: Final = "rank.onnx"
 EMBEDDINGS_FILE: Final = "item_embeddings.npy"
 BIAS_FILE: Final = "item_bias.npy"
 VOCABULARY_FILE: Final = "vocabulary.json"
 LOG_FILE: Final = "training.json"
-MODEL_FILES: Final = (STEP_FILE, RANK_FILE, EMBEDDINGS_FILE, BIAS_FILE, VOCABULARY_FILE)
-FORMAT: Final = 1
+MODEL_FILES: Final = (ADVANCE_FILE, RANK_FILE, EMBEDDINGS_FILE, BIAS_FILE, VOCABULARY_FILE)
+FORMAT: Final = 2
 
 
 class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

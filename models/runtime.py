@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from models.errors import ModelError
 from models.manifest import (
+    ADVANCE_FILE,
     BIAS_FILE,
     EMBEDDINGS_FILE,
     RANK_FILE,
-    STEP_FILE,
     VOCABULARY_FILE,
     Manifest,
     load_artefact,
@@ -59,10 +59,10 @@ class OnnxEncoder:
         self._bias_changed = False
         self._ort: Any = importlib.import_module("onnxruntime")
         wanted = _wanted_providers(self._ort, providers)
-        self._step = open_session(self._ort, contents[STEP_FILE], wanted, threads, artefact / STEP_FILE)
+        self._advance = open_session(self._ort, contents[ADVANCE_FILE], wanted, threads, artefact / ADVANCE_FILE)
         rank = open_session(self._ort, contents[RANK_FILE], wanted, threads, artefact / RANK_FILE)
-        _check_shapes(self._step, self.manifest, artefact / STEP_FILE)
-        self.provider: Final[str] = self._step.get_providers()[0]
+        _check_shapes(self._advance, self.manifest, artefact / ADVANCE_FILE)
+        self.provider: Final[str] = self._advance.get_providers()[0]
         """The execution provider that the sessions really got."""
         if providers == "cuda" and self.provider != "CUDAExecutionProvider":
             raise ModelError("CUDA was asked for but ONNX Runtime could not start it; see `headwater doctor`")
@@ -98,16 +98,17 @@ class OnnxEncoder:
     def item_at(self, row: int) -> str:
         return self._items[row]
 
-    def step(
+    def advance(
         self,
         hidden: NDArray[np.float32],
         rows: NDArray[np.int64],
         types: NDArray[np.int64],
         gaps: NDArray[np.int64],
+        waves: NDArray[np.int64],
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        inputs = {"hidden": hidden, "item_rows": rows, "event_types": types, "gaps": gaps}
+        inputs = {"hidden": hidden, "item_rows": rows, "event_types": types, "gaps": gaps, "waves": waves}
         hidden_out, vectors = run_bound(
-            self._step, inputs, {"item_embeddings": self._embeddings_value}, ("hidden_out", "vector")
+            self._advance, inputs, {"item_embeddings": self._embeddings_value}, ("hidden_out", "vector")
         )
         return hidden_out, vectors
 

@@ -1,6 +1,6 @@
-"""The interest vector: the encoder's protocol, its inputs, and the wave scheduler that refreshes many users at once."""
+"""The interest vector: the encoder's protocol, its inputs, and how the events of many users become one call."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
@@ -13,9 +13,13 @@ __all__ = [
     "OUT_OF_VOCABULARY",
     "Encoder",
     "Job",
+    "Packed",
+    "advance_by_steps",
     "gap_bucket",
     "gap_buckets",
+    "pack",
     "refresh",
+    "step",
 ]
 
 EVENT_TYPES: Final = ("view", "click", "purchase")
@@ -28,8 +32,6 @@ GAP_BUCKETS: Final = 28
 
 NO_GAP_MS: Final = np.iinfo(np.int64).min
 """In the place of a gap, where there is no previous event."""
-
-_NOTHING: Final = np.zeros(0, np.int64)
 
 
 def gap_bucket(gap_ms: int | None) -> int:
@@ -53,7 +55,7 @@ def gap_buckets(gaps_ms: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 class Encoder(Protocol):
-    """A recurrent sequence encoder with its item matrix: one step per event, exact top-k by inner product.
+    """A recurrent sequence encoder with its item matrix: O(1) work per event, exact top-k by inner product.
 
     Implementations are thread-compatible: one thread calls them at a time.
     """
@@ -81,14 +83,26 @@ class Encoder(Protocol):
         """``row_of`` of each item."""
         ...
 
-    def step(
+    def advance(
         self,
         hidden: NDArray[np.float32],
         rows: NDArray[np.int64],
         types: NDArray[np.int64],
         gaps: NDArray[np.int64],
+        waves: NDArray[np.int64],
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """One event for each of B users: hidden (B, S) and inputs (B,) -> hidden' (B, S), vectors (B, D)."""
+        """Apply the P events of B users, packed wave by wave so that nothing is padded.
+
+        All users end together: the last wave holds everyone's last event, the one before it the last event but one
+        of whoever has one, and so on. With the users by falling number of events each wave is of a prefix of them.
+
+        Args:
+            hidden: (B, S) before the events.
+            rows, types, gaps: (P,) inputs of the events.
+            waves: (T,) events of each wave; never falling, B in the end, P in all.
+
+        Returns hidden (B, S) and vectors (B, D) after each user's last event.
+        """
         ...
 
     def top_k(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -132,31 +146,89 @@ class Job(NamedTuple):
     gaps: NDArray[np.int64]
 
 
-def refresh(encoder: Encoder, jobs: Sequence[Job]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Apply every job's events in order; one encoder call per wave.
+def step(
+    encoder: Encoder,
+    hidden: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    types: NDArray[np.int64],
+    gaps: NDArray[np.int64],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """One event for each of B users: hidden (B, S) and inputs (B,) -> hidden' (B, S), vectors (B, D)."""
+    return encoder.advance(hidden, rows, types, gaps, np.array([len(rows)], np.int64))
 
-    Wave t holds the t-th event of every user that has one. Users are ordered by falling number of
-    events, so that each wave works on a prefix of the arrays and copies nothing.
+
+def advance_by_steps(
+    step: Callable[..., tuple[NDArray[np.float32], NDArray[np.float32]]],
+    hidden: NDArray[np.float32],
+    columns: Sequence[NDArray[np.int64]],
+    waves: NDArray[np.int64],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """``Encoder.advance`` of an encoder that only has ``step(hidden, *columns)``, one event for each of its users."""
+    states, vectors, start = hidden[:0], hidden[:0], 0
+    for users in waves.tolist():
+        wave = slice(start, start + users)
+        states, vectors = step(
+            np.concatenate([states, hidden[len(states) : users]]), *(column[wave] for column in columns)
+        )
+        start += users
+    return states, vectors
+
+
+class Packed(NamedTuple):
+    """Jobs as ``Encoder.advance`` takes them."""
+
+    order: NDArray[np.int64]
+    """(B,) the jobs by falling number of events."""
+    hidden: NDArray[np.float32]
+    rows: NDArray[np.int64]
+    types: NDArray[np.int64]
+    gaps: NDArray[np.int64]
+    waves: NDArray[np.int64]
+
+    def through(self, encoder: Encoder) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What the encoder makes of them, in this order."""
+        return encoder.advance(self.hidden, self.rows, self.types, self.gaps, self.waves)
+
+
+def pack(jobs: Sequence[Job], hidden_width: int) -> Packed:
+    """The jobs, of which there is one at least, in the layout of ``Encoder.advance``."""
+    lengths = np.array([len(job.rows) for job in jobs], np.int64)
+    order = np.argsort(-lengths, kind="stable")
+    events, waves = _waves(lengths, order)
+    rows, types, gaps = (np.concatenate(column)[events] for column in zip(*(job[1:] for job in jobs), strict=True))
+    fresh = np.zeros(hidden_width, np.float32)
+    falling: list[int] = order.tolist()
+    before = [jobs[place].hidden for place in falling]
+    hidden = np.stack([fresh if state is None else state for state in before])
+    return Packed(order, hidden, rows, types, gaps, waves)
+
+
+def refresh(encoder: Encoder, jobs: Sequence[Job]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Apply every job's events in order, all in one call of the encoder.
 
     Returns hidden (B, S) and vectors (B, D) after the last event of each job, in the order of ``jobs``.
     """
-    count = len(jobs)
-    order = sorted(range(count), key=lambda j: -len(jobs[j].rows))
-    hidden = np.zeros((count, encoder.hidden_width), np.float32)
-    vectors = np.zeros((count, encoder.vector_width), np.float32)
-    for place, j in enumerate(order):
-        start = jobs[j].hidden
-        if start is not None:
-            hidden[place] = start
-    lengths = np.array([len(jobs[j].rows) for j in order], np.int64)
-    starts = np.cumsum(lengths) - lengths
-    rows = np.concatenate([_NOTHING, *(jobs[j].rows for j in order)])
-    types = np.concatenate([_NOTHING, *(jobs[j].types for j in order)])
-    gaps = np.concatenate([_NOTHING, *(jobs[j].gaps for j in order)])
-    for wave in range(int(lengths[0]) if count else 0):
-        active = int(np.searchsorted(-lengths, -wave))  # jobs of more than `wave` events: a prefix
-        at = starts[:active] + wave
-        hidden[:active], vectors[:active] = encoder.step(hidden[:active], rows[at], types[at], gaps[at])
-    back = np.empty(count, np.int64)
-    back[order] = np.arange(count)
+    if not jobs:
+        return np.zeros((0, encoder.hidden_width), np.float32), np.zeros((0, encoder.vector_width), np.float32)
+    packed = pack(jobs, encoder.hidden_width)
+    hidden, vectors = packed.through(encoder)
+    back = np.empty(len(jobs), np.int64)
+    back[packed.order] = np.arange(len(jobs))
     return hidden[back], vectors[back]
+
+
+def _waves(lengths: NDArray[np.int64], order: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Layout of ``Encoder.advance`` of users whose events lie one user after the other.
+
+    Args:
+        lengths: (B,) events of each user.
+        order: (B,) users by falling number of events.
+
+    Returns the place of each packed event (P,) in the columns, and the waves (T,).
+    """
+    longest = int(lengths[order[0]])
+    falling = -lengths[order]
+    waves = np.searchsorted(falling, np.arange(-longest, 0), side="right")
+    in_first_wave = np.cumsum(lengths)[order] - longest
+    events = [in_first_wave[:users] + wave for wave, users in enumerate(waves.tolist())]
+    return np.concatenate(events), waves

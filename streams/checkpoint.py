@@ -6,7 +6,7 @@ the changelog but not acknowledged is known by the fences when it comes again.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
@@ -21,10 +21,17 @@ __all__ = ["Checkpoint", "Group", "Settlement", "Targets"]
 Change = tuple[bytes, bytes | None]
 """Key and new value of the state table; None deletes."""
 Outgoing = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
+Outbox = defaultdict[tuple[str, int], list[Outgoing]]
+"""Topic and partition -> records."""
 
 
 class Group(Protocol):
     """The consumer group, which fences."""
+
+    @property
+    def exactly_once(self) -> bool:
+        """Whether ``transaction`` is one; a producer has one at a time."""
+        ...
 
     def claims(self) -> Mapping[Any, int]:
         """Offsets that this worker committed when it took its partitions; empty where it uses no transactions."""
@@ -60,7 +67,7 @@ class Settlement(NamedTuple):
 
 
 class Checkpoint:
-    """Makes batches durable, one after the other."""
+    """Makes batches durable, in their order."""
 
     def __init__(
         self,
@@ -78,45 +85,40 @@ class Checkpoint:
         self._targets = targets
         self._executor = executor
         self._group = group
+        self._sending = asyncio.Lock()
         self._last_offsets: dict[Any, int] = {}
         self._last_generation = 0
 
-    async def settle(self, settlement: Settlement) -> None:
+    async def settle(self, settlement: Settlement, before: Awaitable[None] | None = None) -> None:
         """Deliver, store, acknowledge; an error at any step leaves the offsets where they were.
 
         The receipt of an erasure is sent when tombstones are delivered and nothing is left in the store's files.
+
+        Args:
+            before: the settlement of the batch before, under way. It is delivered at the same time, sent first, but
+                stored and acknowledged before this one; where it fails, this one does.
 
         Raises:
             KafkaError: a record was not delivered.
             FencedError: another worker has the partitions.
             Exception: whatever the store raises.
         """
+        if before is not None and self._group is not None and self._group.exactly_once:
+            await before
         changes = _changes_by_partition(settlement)
-        if not (changes or settlement.offsets):
-            return
-        changelog: dict[int, list[Outgoing]] = {
-            partition: [(key, value, []) for key, value in part] for partition, part in changes.items()
-        }
         erasures = settlement.effects.erasures
         async with self._fence(settlement, changes, {} if erasures else settlement.offsets):
-            delivered, _ = await asyncio.gather(
-                self._deliver(self._targets.changelog, changelog), self._deliver_output(settlement.effects)
-            )
+            delivered = await self._deliver(self._outgoing(changes, settlement.effects))
+        if before is not None:
+            await before
         await asyncio.get_running_loop().run_in_executor(self._executor, self._write, changes, delivered)
         if erasures:
             partitions = {erase.user.partition for erase in erasures}
             await asyncio.get_running_loop().run_in_executor(self._executor, self._store.scrub, partitions)
             async with self._fence(settlement, partitions, settlement.offsets):
-                await self._deliver_receipts(erasures)
+                await self._deliver(self._receipts(erasures))
         for tp, offset in settlement.offsets.items():
             self._settle(tp, offset)
-
-    async def _deliver_receipts(self, erasures: Sequence[Erase]) -> None:
-        receipts: defaultdict[int, list[Outgoing]] = defaultdict(list)
-        for erase in erasures:
-            at = erase.user.partition % self._targets.receipts_partitions
-            receipts[at].append((*erase.receipt, JSON_HEADERS))
-        await self._deliver(self._targets.receipts, receipts)
 
     def _fence(
         self, settlement: Settlement, changed: Iterable[int], offsets: Mapping[Any, int]
@@ -132,34 +134,51 @@ class Checkpoint:
         again = {tp: offset for tp, offset in self._last_offsets.items() if tp.partition in partitions}
         return self._group.transaction(settlement.generation, {**again, **offsets})
 
-    async def _deliver_output(self, effects: Effects) -> None:
+    def _outgoing(self, changes: Mapping[int, Sequence[Change]], effects: Effects) -> Outbox:
+        outbox: Outbox = defaultdict(list)
         targets = self._targets
-        lists: defaultdict[int, list[Outgoing]] = defaultdict(list)
+        for partition, part in changes.items():
+            outbox[targets.changelog, partition] = [(key, value, []) for key, value in part]
         for erase in effects.erasures:
             if erase.husk is not None:
-                lists[erase.user.partition % targets.recommendations_partitions].append((erase.user.key, None, []))
+                at = erase.user.partition % targets.recommendations_partitions
+                outbox[targets.recommendations, at].append((erase.user.key, None, []))
         for user, value in effects.lists:
-            lists[user.partition % targets.recommendations_partitions].append((user.key, value, JSON_HEADERS))
-        dead: defaultdict[int, list[Outgoing]] = defaultdict(list)
+            at = user.partition % targets.recommendations_partitions
+            outbox[targets.recommendations, at].append((user.key, value, JSON_HEADERS))
         for letter in effects.dead_letters:
-            dead[letter.partition % targets.dead_letter_partitions].append(_dead_letter(letter))
-        await asyncio.gather(self._deliver(targets.recommendations, lists), self._deliver(targets.dead_letter, dead))
+            at = letter.partition % targets.dead_letter_partitions
+            outbox[targets.dead_letter, at].append(_dead_letter(letter))
+        return outbox
 
-    async def _deliver(self, topic: str, outgoing: Mapping[int, Iterable[Outgoing]]) -> dict[int, int]:
-        """Send whole batches and wait for the broker's word; returns partition -> offset of the last record."""
-        sent = [
-            (partition, batch.record_count(), await self._producer().send_batch(batch, topic, partition=partition))
-            for partition, records in outgoing.items()
-            for batch in self._batches(records)
-        ]
+    def _receipts(self, erasures: Sequence[Erase]) -> Outbox:
+        outbox: Outbox = defaultdict(list)
+        for erase in erasures:
+            at = erase.user.partition % self._targets.receipts_partitions
+            outbox[self._targets.receipts, at].append((*erase.receipt, JSON_HEADERS))
+        return outbox
+
+    async def _deliver(self, outbox: Outbox) -> dict[int, int]:
+        """Send whole batches and wait for the broker's word; returns changelog partition -> offset of the last record.
+
+        Of two settlements that deliver at the same time, all of one is handed to the producer before the other.
+        """
+        producer = self._producer()
+        async with self._sending:
+            sent = [
+                (topic, partition, batch.record_count(), await producer.send_batch(batch, topic, partition=partition))
+                for (topic, partition), records in outbox.items()
+                for batch in self._batches(records)
+            ]
         # All of them, also after one has failed: an exception that nobody fetches is logged as a riddle.
-        results = await asyncio.gather(*(future for _, _, future in sent), return_exceptions=True)
+        results = await asyncio.gather(*(future for *_, future in sent), return_exceptions=True)
         last: dict[int, int] = {}
-        for (partition, count, _), result in zip(sent, results, strict=True):
+        for (topic, partition, count, _), result in zip(sent, results, strict=True):
             if isinstance(result, BaseException):
                 result.args = result.args or (f"topic {topic}, partition {partition}",)
                 raise result
-            last[partition] = result.offset + count - 1
+            if topic == self._targets.changelog:
+                last[partition] = result.offset + count - 1
         return last
 
     def _batches(self, records: Iterable[Outgoing]) -> list[Any]:

@@ -1,8 +1,8 @@
 """The engine: gathers chunks of all partitions, runs them through the core as one batch, and settles them.
 
-Three batches are in work at most: one is decoded and one computed, each in its thread, while the one before them
-is delivered and stored.
-An error in either ends the worker; nothing of the batch is acknowledged.
+One batch is decoded and one computed, each in its thread, while those before them are delivered and stored: a broker
+that pauses for a moment does not hold up the core.
+An error anywhere ends the worker; nothing of the batch is acknowledged.
 """
 
 import asyncio
@@ -31,6 +31,8 @@ __all__ = ["Engine"]
 _ALIGN_POLL_S: Final = 0.01
 _COMPUTED_BATCHES: Final = 2
 """One that is computed, and one that is decoded meanwhile."""
+_SETTLING_BATCHES: Final = 4
+"""Sent to the broker and not yet acknowledged."""
 
 
 class _Work(NamedTuple):
@@ -126,25 +128,24 @@ class Engine:
     async def _run(self) -> None:
         computed: asyncio.Queue[_Computed] = asyncio.Queue()
         feeder = asyncio.create_task(self._feed(computed), name="headwater-feeder")
-        settlement: asyncio.Task[None] | None = None
+        settling: deque[asyncio.Task[None]] = deque()
         try:
             while not self.failed.done():
                 intakes, result = await computed.get()
                 work = await result
-                if settlement is not None:
-                    await settlement
+                if len(settling) == _SETTLING_BATCHES:
+                    await settling.popleft()
                 self._computing -= 1
                 await self._notify()
-                if not self.failed.done():
-                    settlement = asyncio.create_task(self._settle(intakes, work), name="headwater-settlement")
-        except asyncio.CancelledError:
-            if settlement is not None:
-                settlement.cancel()
-            raise
+                before = settling[-1] if settling else None
+                settling.append(asyncio.create_task(self._settle(intakes, work, before), name="headwater-settlement"))
         except Exception as error:
             await self._fail(error)
         finally:
             feeder.cancel()
+            for settlement in settling:
+                settlement.cancel()
+            await asyncio.gather(*settling, return_exceptions=True)
 
     async def _feed(self, computed: "asyncio.Queue[_Computed]") -> None:
         """Decode a batch while the one before it is computed, so that the core's thread need not wait for it."""
@@ -218,7 +219,7 @@ class Engine:
         snapshots = _keyed(self._states.due_snapshots(limits.popularity_checkpoint_events))
         return _Work(batch, effects, snapshots, clock.seconds)
 
-    async def _settle(self, intakes: Sequence[Intake], work: _Work) -> None:
+    async def _settle(self, intakes: Sequence[Intake], work: _Work, before: "asyncio.Task[None] | None") -> None:
         started = time.perf_counter()
         offsets: dict[Any, int] = {}
         for intake in intakes:
@@ -226,10 +227,10 @@ class Engine:
             offsets[intake.tp] = max(following, offsets.get(intake.tp, 0))
         self._generation = intakes[0].generation
         try:
-            await self._checkpoint.settle(Settlement(work.effects, work.snapshots, offsets, self._generation))
+            await self._checkpoint.settle(Settlement(work.effects, work.snapshots, offsets, self._generation), before)
         except Exception as error:
             await self._fail(error)
-            return
+            raise
         self._erased.extend((erase.user, erase.next_offset) for erase in work.effects.erasures)
         seconds = {**work.seconds, "settle": time.perf_counter() - started}
         self._metrics.batch(work.effects.counts, len(work.effects.lists), seconds)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.runtime import OnnxEncoder
 from operators import limits
 from operators.candidates.popularity import Popularity
 from operators.events import JSON_HEADERS
+from operators.interest import Job, Packed, pack
 from operators.process import Chunk, Effects, UserKey, decode_chunks, process_batch
 from operators.ranking import Policy
 from operators.state import UserState
@@ -70,34 +70,27 @@ def recorded_batches(lists: Sequence[Listed], backlog: Backlog) -> list[list[Chu
 
 
 def encoder_alone(encoder: OnnxEncoder, batches: Sequence[Sequence[Chunk]]) -> Rate:
-    """``step`` in the same waves and ``top_k`` in the same blocks; the inputs lie ready."""
-    waves = [_waves(encoder, batch) for batch in batches]
-    events = sum(len(rows) for batch in waves for rows in batch)
-    lists = sum(len(batch[0]) for batch in waves)
+    """``advance`` of the same events and ``top_k`` in the same blocks; the inputs lie ready."""
+    packed = [_packed(encoder, batch) for batch in batches]
+    events, lists = sum(len(batch.rows) for batch in packed), sum(len(batch.order) for batch in packed)
     began = time.perf_counter()
-    for batch in waves:
-        _encode(encoder, batch)
+    for batch in packed:
+        _, vectors = batch.through(encoder)
+        for start in range(0, len(vectors), limits.score_batch_lists):
+            encoder.top_k(vectors[start : start + limits.score_batch_lists], Policy().list_items)
     seconds = time.perf_counter() - began
     return Rate(events / seconds, lists / seconds)
 
 
-def _waves(encoder: OnnxEncoder, chunks: Sequence[Chunk]) -> list[NDArray[np.int64]]:
-    """Rows of each wave: the t-th event of every user who has one, users by falling number of events."""
+def _packed(encoder: OnnxEncoder, chunks: Sequence[Chunk]) -> Packed:
     decoded = decode_chunks(chunks, limits.timestamp_ms_max)
-    rows_of_all = encoder.rows_of(decoded.events.item_ids)
-    ordered = sorted((rows_of_all[start:end] for start, end in pairwise(decoded.bounds)), key=len, reverse=True)
-    return [np.array([rows[wave] for rows in ordered if len(rows) > wave], np.int64) for wave in range(len(ordered[0]))]
-
-
-def _encode(encoder: OnnxEncoder, waves: Sequence[NDArray[np.int64]]) -> None:
-    hidden = np.zeros((len(waves[0]), encoder.hidden_width), np.float32)
-    vectors = np.zeros((len(waves[0]), encoder.vector_width), np.float32)
-    for rows in waves:
-        active = len(rows)
-        types, gaps = np.full(active, PURCHASE, np.int64), np.ones(active, np.int64)
-        hidden[:active], vectors[:active] = encoder.step(hidden[:active], rows, types, gaps)
-    for start in range(0, len(vectors), limits.score_batch_lists):
-        encoder.top_k(vectors[start : start + limits.score_batch_lists], Policy().list_items)
+    rows = np.array(encoder.rows_of(decoded.events.item_ids), np.int64)
+    gaps = np.ones(len(rows), np.int64)
+    jobs = [
+        Job(None, rows[start:end], decoded.events.types[start:end], gaps[start:end])
+        for start, end in pairwise(decoded.bounds)
+    ]
+    return pack(jobs, encoder.hidden_width)
 
 
 def core_alone(encoder: OnnxEncoder, batches: Sequence[Sequence[Chunk]]) -> Core:

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from models.ceiling import flops_per_event, flops_per_list, matmul_flops_per_s
 from models.runtime import DEFAULT_ARTEFACT, OnnxEncoder
+from operators.interest import step
 from operators.ranking import Policy
 from streams.bench.lab import PURCHASE, BenchError
 from streams.bench.summary import machine, spread_of, versions
@@ -88,9 +89,9 @@ def _works(encoder: OnnxEncoder, batch: int) -> dict[str, Callable[[], object]]:
     hidden = np.zeros((batch, encoder.hidden_width), np.float32)
     rows = random.integers(1, encoder.manifest.items, batch)
     types, gaps = np.full(batch, PURCHASE, np.int64), np.full(batch, 12, np.int64)
-    hidden, vectors = encoder.step(hidden, rows, types, gaps)
+    hidden, vectors = step(encoder, hidden, rows, types, gaps)
     return {
-        "step": lambda: encoder.step(hidden, rows, types, gaps),
+        "step": lambda: step(encoder, hidden, rows, types, gaps),
         "top_k": lambda: encoder.top_k(vectors, Policy().list_items),
     }
 

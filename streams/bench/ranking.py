@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from models.runtime import OnnxEncoder
+from operators.interest import step
 from streams.bench.exact import Catalogue, Search, searches
 from streams.bench.lab import BenchError
 from streams.bench.summary import machine, versions
@@ -112,7 +113,7 @@ def catalogue_of(encoder: OnnxEncoder, items: int, lists: int) -> _Sized:
     vectors = np.zeros((count, encoder.vector_width), np.float32)
     for _ in range(8):
         rows, gaps = random.integers(1, real + 1, count), random.integers(1, 24, count)
-        hidden, vectors = encoder.step(hidden, rows, np.full(count, 2), gaps)
+        hidden, vectors = step(encoder, hidden, rows, np.full(count, 2), gaps)
     return _Sized(Catalogue(np.ascontiguousarray(embeddings), np.ascontiguousarray(bias)), vectors, items > real)
 
 

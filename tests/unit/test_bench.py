@@ -94,23 +94,23 @@ def test_recorded_batches_are_those_of_the_run() -> None:
 
 
 class _CountingEncoder(FakeEncoder):
-    """Keeps the rows of every step and the size of every ranking call."""
+    """Keeps rows and waves of every advance and the size of every ranking call."""
 
     def __init__(self) -> None:
         super().__init__(items(5))
-        self.waves: list[list[int]] = []
+        self.advanced: list[tuple[list[int], list[int]]] = []
         self.ranked: list[int] = []
 
-    def step(self, hidden: Any, rows: Any, types: Any, gaps: Any) -> Any:
-        self.waves.append(rows.tolist())
-        return super().step(hidden, rows, types, gaps)
+    def advance(self, hidden: Any, rows: Any, types: Any, gaps: Any, waves: Any) -> Any:
+        self.advanced.append((rows.tolist(), waves.tolist()))
+        return super().advance(hidden, rows, types, gaps, waves)
 
     def top_k(self, vectors: Any, k: int) -> Any:
         self.ranked.append(len(vectors))
         return super().top_k(vectors, k)
 
 
-def test_encoder_alone_takes_the_waves_of_the_pipeline() -> None:
+def test_encoder_alone_takes_the_batches_of_the_pipeline() -> None:
     backlog = backlog_of("x", _purchases(120), PARTITIONS)
     batches = ceilings.recorded_batches(_listed_of(backlog, 10), backlog)
     alone, core = _CountingEncoder(), _CountingEncoder()
@@ -118,7 +118,9 @@ def test_encoder_alone_takes_the_waves_of_the_pipeline() -> None:
     rate = ceilings.encoder_alone(encoder, batches)
     encoder = core
     done = ceilings.core_alone(encoder, batches)
-    assert [sorted(rows) for rows in alone.waves] == [sorted(rows) for rows in core.waves]
+    assert [(sorted(rows), waves) for rows, waves in alone.advanced] == [
+        (sorted(rows), waves) for rows, waves in core.advanced
+    ]
     assert alone.ranked == core.ranked
     assert rate.events_per_s / rate.lists_per_s == pytest.approx(120 / sum(alone.ranked))
     assert sum(effects.counts.folded for effects in done.effects) == 120

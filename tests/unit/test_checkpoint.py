@@ -1,12 +1,14 @@
 """Settlement: delivered, then stored, then acknowledged; whatever fails leaves the steps after it undone."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from faust.types import TP
 
 from operators.events import Rejected
 from operators.process import Counts, DeadLetter, Effects, Publish, PutState, UserKey
@@ -122,13 +124,13 @@ def settle(world: World, settlement: Settlement) -> None:
     run(world, once)
 
 
-def run(world: World, use: Callable[[Checkpoint], Coroutine[Any, Any, None]]) -> None:
+def run(world: World, use: Callable[[Checkpoint], Coroutine[Any, Any, None]], group: Any = None) -> None:
     """``use`` a checkpoint over the world in an event loop of its own."""
     producer: Any = world
     store: Any = world
 
     async def main(executor: ThreadPoolExecutor) -> None:
-        await use(Checkpoint(lambda: producer, store, world.settle, TARGETS, executor))
+        await use(Checkpoint(lambda: producer, store, world.settle, TARGETS, executor, group))
 
     with ThreadPoolExecutor(1) as executor:
         asyncio.run(main(executor))
@@ -193,6 +195,113 @@ def test_a_delivery_that_is_slow_keeps_store_and_offsets_waiting(topic: str) -> 
         assert world.offsets == FULL.offsets
 
     run(world, use)
+
+
+def test_two_settlements_deliver_at_once_but_are_sent_stored_and_acknowledged_in_order() -> None:
+    world = World()
+    world.held.update(["changelog", "lists", "dead"])
+    first = FULL
+    second = Settlement(effects([PutState(ANN, b"a2")], [Publish(ANN, b"lb")]), [], {("view", 0): 12})
+
+    async def use(checkpoint: Checkpoint) -> None:
+        before = asyncio.create_task(checkpoint.settle(first))
+        after = asyncio.create_task(checkpoint.settle(second, before))
+        await asyncio.sleep(0.05)
+        assert [value for _, value, _ in world.sent["changelog", 0]] == [b"a1", b"p0", b"a2"]
+        of_second = [future for topic, future in world.pending][-2:]
+        for future in of_second:
+            future.set_result(SimpleNamespace(offset=2))
+        done, _ = await asyncio.wait([before, after], timeout=0.05)
+        assert not done
+        assert world.untouched
+        world.pending = [entry for entry in world.pending if not entry[1].done()]
+        world.release()
+        await asyncio.wait_for(after, 5)
+        assert [entry for entry in world.log if entry[0] != "delivered"] == [
+            ("stored", 0),
+            ("stored", 3),
+            ("settled", ("view", 0)),
+            ("settled", ("view", 3)),
+            ("stored", 0),
+            ("settled", ("view", 0)),
+        ]
+
+    run(world, use)
+
+
+def test_a_producer_that_lets_others_go_first_does_not_change_the_order() -> None:
+    """aiokafka's ``send_batch`` waits while its partition has a batch to send; whoever wakes first goes first."""
+    world = World()
+    send, waits = world.send_batch, iter([3, 0, 2, 0, 1, 0, 0, 0])
+
+    async def send_later(batch: FakeBatch, topic: str, *, partition: int) -> asyncio.Future[Any]:
+        for _ in range(next(waits, 0)):
+            await asyncio.sleep(0)
+        return await send(batch, topic, partition=partition)
+
+    world.send_batch = send_later  # type: ignore[method-assign]
+    numbered = [Settlement(effects([PutState(ANN, b"a%d" % n)]), [], {("view", 0): n}) for n in range(4)]
+
+    async def use(checkpoint: Checkpoint) -> None:
+        before: asyncio.Task[None] | None = None
+        for settlement in numbered:
+            before = asyncio.create_task(checkpoint.settle(settlement, before))
+        assert before is not None
+        await asyncio.wait_for(before, 5)
+
+    run(world, use)
+    assert [value for _, value, _ in world.sent["changelog", 0]] == [b"a0", b"a1", b"a2", b"a3"]
+    assert world.offsets == {("view", 0): 3}
+
+
+def test_after_a_failed_settlement_none_is_stored() -> None:
+    world = World()
+    world.failing["lists"] = ConnectionError("broker gone")
+    second = Settlement(effects([PutState(ANN, b"a2")]), [], {("view", 0): 12})
+
+    async def use(checkpoint: Checkpoint) -> None:
+        before = asyncio.create_task(checkpoint.settle(FULL))
+        with pytest.raises(ConnectionError, match="broker gone"):
+            await checkpoint.settle(second, before)
+
+    run(world, use)
+    assert world.untouched
+
+
+class OneAtATime:
+    """A group with transactions."""
+
+    exactly_once = True
+
+    def __init__(self) -> None:
+        self.open = 0
+
+    def claims(self) -> dict[Any, int]:
+        return {}
+
+    @asynccontextmanager
+    async def transaction(self, generation: int, offsets: Mapping[Any, int]) -> AsyncGenerator[None]:
+        self.open += 1
+        assert self.open == 1, "a transaction began while another was open"
+        yield
+        self.open -= 1
+
+
+def test_transactions_do_not_overlap() -> None:
+    world = World()
+    world.held.add("changelog")
+    settlement = FULL._replace(offsets={TP("view", 0): 11, TP("view", 3): 21})
+
+    async def use(checkpoint: Checkpoint) -> None:
+        before = asyncio.create_task(checkpoint.settle(settlement))
+        after = asyncio.create_task(checkpoint.settle(settlement, before))
+        await asyncio.sleep(0.05)
+        assert len(world.pending) == 2, "of the second settlement something was sent"
+        world.held.clear()
+        world.release()
+        await asyncio.wait_for(after, 5)
+
+    run(world, use, OneAtATime())
 
 
 def test_a_store_that_fails_leaves_the_offsets() -> None:

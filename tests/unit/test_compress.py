@@ -51,7 +51,7 @@ def test_a_compressed_model_is_small_and_its_lists_are_those_of_float32(
     assert small.manifest.precision == precision
     assert small.version == made.version == version_of(made.name, made.files) != reference.version
     assert made.evaluations == []
-    for name in ("item_embeddings.npy", "step.onnx"):
+    for name in ("item_embeddings.npy", "advance.onnx"):
         before, after = ((directory / name).stat().st_size for directory in (DEFAULT_ARTEFACT, out))
         assert after < before * (share_max if name == "item_embeddings.npy" else 0.55)
     rows = np.arange(1, reference.manifest.items)
@@ -68,11 +68,11 @@ def test_eigenvalues_stay_in_float32(tmp_path: Path) -> None:
     compress(DEFAULT_ARTEFACT, tmp_path / "half", "fp16")
 
     def constants(directory: Path) -> dict[str, np.ndarray]:
-        graph = onnx.load(str(directory / "step.onnx")).graph
+        graph = onnx.load(str(directory / "advance.onnx")).graph
         return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
 
     before, after = constants(DEFAULT_ARTEFACT), constants(tmp_path / "half")
-    for name in ("0.decay_real", "1.decay_imaginary", "0.norm1.scale", "1.b.bias"):
+    for name in ("0.keep", "1.turn", "0.norm1.scale", "1.b.bias"):
         assert after[name].dtype == np.float32
         assert np.array_equal(before[name], after[name])
     assert after["1.b.weight.half"].dtype == np.float16

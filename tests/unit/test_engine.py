@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -71,11 +71,13 @@ class FakeCheckpoint:
         for _ in range(settlements):
             self._permits.release()
 
-    async def settle(self, settlement: Settlement) -> None:
+    async def settle(self, settlement: Settlement, before: Awaitable[None] | None = None) -> None:
         self.begun.append(settlement)
         await self._permits.acquire()
         if self.error is not None:
             raise self.error
+        if before is not None:
+            await before
         self.ended.append(settlement)
 
 
@@ -190,17 +192,18 @@ def test_chunks_that_are_there_together_are_one_batch_with_the_highest_offset_of
     run(scenario, batch_events_max=100)
 
 
-def test_a_settlement_begins_when_the_one_before_has_ended() -> None:
+def test_only_so_many_batches_are_in_work_and_each_settles_after_the_one_before() -> None:
     async def scenario(bench: Bench) -> None:
         bench.checkpoint.hold()
-        for offset in range(4):
+        for offset in range(9):
             await bench.submit(offset)
-        await bench.until(lambda: bench.encoder.step_calls == 3)
+        await bench.until(lambda: bench.encoder.step_calls == 6)
         await asyncio.sleep(PATIENCE_S)
-        assert view_offsets(bench.checkpoint.begun) == [1]
-        assert bench.encoder.step_calls == 3, "a fourth batch was computed while the first was in settlement"
+        assert view_offsets(bench.checkpoint.begun) == [1, 2, 3, 4]
+        assert bench.encoder.step_calls == 6, "a seventh batch was computed while the first was in settlement"
         bench.checkpoint.let()
-        await bench.until_ended(4)
+        await bench.until_ended(9)
+        assert view_offsets(bench.checkpoint.ended) == list(range(1, 10))
 
     run(scenario)
 
@@ -251,14 +254,16 @@ def test_an_error_in_settlement_ends_the_engine_and_settles_nothing_after_it() -
     async def scenario(bench: Bench) -> None:
         bench.checkpoint.error = ConnectionError("broker gone")
         bench.checkpoint.hold()
-        for offset in range(3):
+        for offset in range(8):
             await bench.submit(offset)
-        await bench.until(lambda: bench.encoder.step_calls == 3)
-        bench.checkpoint.let()
+        await bench.until(lambda: bench.encoder.step_calls == 6)
+        bench.checkpoint.let(1)
         await bench.until(bench.engine.failed.done)
         bench.checkpoint.error = None
+        bench.checkpoint.let()
         await asyncio.sleep(PATIENCE_S)
-        assert view_offsets(bench.checkpoint.begun) == [1]
+        assert view_offsets(bench.checkpoint.begun) == [1, 2, 3, 4]
+        assert bench.checkpoint.ended == []
         assert bench.metrics.totals["batches_total"] == 0
         with pytest.raises(ConnectionError):
             bench.engine.failed.result()
@@ -352,26 +357,26 @@ def test_popularity_is_saved_with_a_batch_once_enough_events_came(monkeypatch: p
 def test_drain_drops_what_is_queued_and_waits_for_what_is_in_work() -> None:
     async def scenario(bench: Bench) -> None:
         bench.checkpoint.hold()
-        for offset in range(5):
+        for offset in range(7):
             await bench.submit(offset)
-        await bench.until(lambda: bench.encoder.step_calls == 3)
+        await bench.until(lambda: bench.encoder.step_calls == 6)
         draining = asyncio.create_task(bench.engine.drain())
         done, _ = await asyncio.wait([draining], timeout=PATIENCE_S)
         assert not done
         assert len(bench.states) == 1, "the cache was forgotten while batches were in work"
-        bench.checkpoint.let(1)
+        bench.checkpoint.let(5)
         await asyncio.sleep(PATIENCE_S)
-        assert len(bench.checkpoint.begun) == 2, "popularity was saved while the second batch was in settlement"
+        assert len(bench.checkpoint.begun) == 6, "popularity was saved while the last batch was in settlement"
         bench.checkpoint.let()
         await asyncio.wait_for(draining, WAIT_S)
         *batches, saved = bench.checkpoint.ended
-        assert view_offsets(batches) == [1, 2, 3]
+        assert view_offsets(batches) == [1, 2, 3, 4, 5, 6]
         assert (saved.offsets, saved.effects.puts, saved.effects.lists) == ({}, [], [])
         ((partition, key, value),) = saved.snapshots
-        assert (partition, key, Popularity.restore(value).events) == (0, POPULARITY_KEY, 3)
+        assert (partition, key, Popularity.restore(value).events) == (0, POPULARITY_KEY, 6)
         assert len(bench.states) == 0
         await asyncio.sleep(PATIENCE_S)
-        assert len(bench.checkpoint.begun) == 4, "a dropped chunk was processed"
+        assert len(bench.checkpoint.begun) == 7, "a dropped chunk was processed"
 
     run(scenario)
 

@@ -10,7 +10,7 @@ import pytest
 from models.errors import ModelError
 from models.manifest import MODEL_FILES, load_artefact, load_manifest, version_of
 from models.runtime import DEFAULT_ARTEFACT, OnnxEncoder
-from operators.interest import EVENT_TYPES, GAP_BUCKETS, OUT_OF_VOCABULARY, Encoder
+from operators.interest import EVENT_TYPES, GAP_BUCKETS, OUT_OF_VOCABULARY, Encoder, Job, refresh, step
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +33,15 @@ def run(encoder: OnnxEncoder, inputs: list[np.ndarray]) -> tuple[np.ndarray, np.
     hidden = np.zeros((len(inputs[0]), encoder.hidden_width), np.float32)
     vectors = []
     for t in range(inputs[0].shape[1]):
-        hidden, vector = encoder.step(hidden, *(column[:, t] for column in inputs))
+        hidden, vector = step(encoder, hidden, *(column[:, t] for column in inputs))
         vectors.append(vector)
     return hidden, np.stack(vectors, axis=1)
 
 
 def float64_pass(artefact: Path, embeddings: np.ndarray, inputs: list[np.ndarray]) -> np.ndarray:
-    """The model as its page describes it, on the constants of step.onnx: rows, types, gaps (T,) -> vectors (T, D)."""
+    """The model as its page describes it, on the graph's own constants: rows, types, gaps (T,) -> vectors (T, D)."""
     onnx = pytest.importorskip("onnx")
-    graph = onnx.load(str(artefact / "step.onnx")).graph
+    graph = onnx.load(str(artefact / "advance.onnx")).graph
     w: dict[str, Any] = {t.name: onnx.numpy_helper.to_array(t).astype(np.float64) for t in graph.initializer}
 
     def norm(x: np.ndarray, name: str) -> np.ndarray:
@@ -51,7 +51,8 @@ def float64_pass(artefact: Path, embeddings: np.ndarray, inputs: list[np.ndarray
     rows, types, gaps = inputs
     x = norm(embeddings[rows] + w["type_embeddings"][types] + w["gap_embeddings"][gaps], "norm")
     for block in "01":
-        decay = w[block + ".decay_real"] + 1j * w[block + ".decay_imaginary"]
+        width = len(w[block + ".keep"]) // 2
+        decay = w[block + ".keep"][:width] + 1j * w[block + ".turn"][width:]
         u = x @ w[block + ".b.weight"] + w[block + ".b.bias"]
         h, states = np.zeros(len(decay), complex), []
         for line in u:
@@ -109,12 +110,27 @@ def test_a_step_does_not_depend_on_who_else_is_in_the_batch(encoder: OnnxEncoder
         assert np.abs(alone[1] - vectors[members]).max() <= 1e-6 * max(1, np.abs(vectors).max())
 
 
+def test_users_of_any_number_of_events_in_one_call_come_to_the_float64_full_pass(encoder: OnnxEncoder) -> None:
+    lengths = [3, 1, 60, 17, 1, 60, 2, 33]
+    histories = [random_inputs(encoder, (length,), seed=n) for n, length in enumerate(lengths)]
+    embeddings = np.load(DEFAULT_ARTEFACT / "item_embeddings.npy").astype(np.float64)
+    expected = [float64_pass(DEFAULT_ARTEFACT, embeddings, history)[-1] for history in histories]
+    _, vectors = refresh(encoder, [Job(None, *history) for history in histories])
+    assert np.abs(vectors - expected).max() <= 1e-5
+    halves = [length // 2 for length in lengths]
+    started = [n for n, half in enumerate(halves) if half]
+    firsts = [Job(None, *(column[: halves[n]] for column in histories[n])) for n in started]
+    hidden = dict(zip(started, refresh(encoder, firsts)[0], strict=True))
+    rests = [Job(hidden.get(n), *(column[half:] for column in histories[n])) for n, half in enumerate(halves)]
+    assert np.abs(refresh(encoder, rests)[1] - expected).max() <= 1e-5
+
+
 def test_inputs_are_left_alone_and_results_are_the_callers(encoder: OnnxEncoder) -> None:
     hidden = np.ones((9, 512), np.float32)[::3]  # not contiguous
     rows, types, gaps = random_inputs(encoder, (3,))
-    first, vectors = encoder.step(hidden, rows, types, gaps)
+    first, vectors = step(encoder, hidden, rows, types, gaps)
     kept = first.copy(), vectors.copy()
-    encoder.step(first, rows, types, gaps)
+    step(encoder, first, rows, types, gaps)
     assert (hidden == 1).all()
     assert (first == kept[0]).all()
     assert (vectors == kept[1]).all()
@@ -240,7 +256,7 @@ def _decode_manifest_only(copy: Path) -> Any:
     [
         ({"event_types": ["view", "purchase"]}, r"event types \['view', 'click', 'purchase'\], the model \['view'"),
         ({"gap_buckets": 12}, "gap buckets 28, the model 12"),
-        ({"format": 7}, "format 7, expected 1"),
+        ({"format": 7}, "format 7, expected 2"),
         ({"items": 12}, "must hold 12 distinct ids, has 13344"),
         (
             {"vector_width": 32},
@@ -248,7 +264,7 @@ def _decode_manifest_only(copy: Path) -> Any:
         ),
         ({"hidden_width": 64}, "hidden is 512 wide, the manifest says 64"),
         ({"surprise": 1}, "not a manifest"),
-        ({"files": {}}, "does not list step.onnx"),
+        ({"files": {}}, "does not list advance.onnx"),
         ({"version": "other"}, "has version other, but its files make lru"),
     ],
 )
@@ -262,7 +278,7 @@ def test_a_manifest_that_does_not_fit_is_refused(copy: Path, changes: dict[str, 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("step.onnx", b"not a graph", "cannot load .*step.onnx"),
+        ("advance.onnx", b"not a graph", "cannot load .*advance.onnx"),
         ("item_bias.npy", b"not an array", "item_bias.npy is not a numpy array"),
         ("vocabulary.json", b'{"a": 1}', "vocabulary.json is not a list of item ids"),
     ],

@@ -8,6 +8,7 @@ from models.fitted import Setting
 from models.leave_one_out import GAP_FED, TYPE_FED
 from models.runtime import DEFAULT_ARTEFACT, OnnxEncoder
 from operators.candidates.component import Histories
+from operators.interest import step
 
 
 def test_scores_are_those_of_stepping_through_the_history() -> None:
@@ -20,7 +21,7 @@ def test_scores_are_those_of_stepping_through_the_history() -> None:
         hidden = np.zeros((1, encoder.hidden_width), np.float32)
         vector = np.zeros((1, encoder.vector_width), np.float32)
         for row in history:
-            hidden, vector = encoder.step(hidden, np.array([row]), np.array([TYPE_FED]), np.array([GAP_FED]))
+            hidden, vector = step(encoder, hidden, np.array([row]), np.array([TYPE_FED]), np.array([GAP_FED]))
         expected = encoder.embeddings(np.array([900, 5, 77, 3])) @ vector[0] + encoder.item_bias[[900, 5, 77, 3]]
         assert line[1:] == pytest.approx(expected, abs=1e-4)
 
