@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from operators import limits
 from operators.drawn import drawn_rows
-from operators.interest import NO_GAP_MS, OUT_OF_VOCABULARY, Encoder, Job, gap_buckets, refresh
+from operators.interest import NO_GAP_MS, OUT_OF_VOCABULARY, Encoder, Job, gap_buckets, refresh, step
 from operators.state import UserState
 
 __all__ = ["because", "exact_effects", "mean_response"]
@@ -82,13 +82,13 @@ def mean_response(encoder: Encoder, items: int, event_type: int) -> NDArray[np.f
     others: list[NDArray[np.float32]] = []  # hidden states, each without one of the events before
     vectors: list[NDArray[np.float32]] = []
     whole = np.zeros((_HISTORIES, encoder.vector_width), np.float32)
-    for step in range(rows.shape[1]):
-        stepped = [encoder.step(other, rows[:, step], types, gaps) for other in others]
+    for place in range(rows.shape[1]):
+        stepped = [step(encoder, other, rows[:, place], types, gaps) for other in others]
         others, vectors = [h for h, _ in stepped], [vector for _, vector in stepped]
-        if step >= _BURN_EVENTS:
+        if place >= _BURN_EVENTS:
             others.append(hidden)
             vectors.append(whole)
-        hidden, whole = encoder.step(hidden, rows[:, step], types, gaps)
+        hidden, whole = step(encoder, hidden, rows[:, place], types, gaps)
     causes = encoder.directions(rows[:, _BURN_EVENTS:].T.ravel()).astype(np.float64)  # (lags x histories, D)
     moved = np.concatenate([whole - vector for vector in vectors]).astype(np.float64)
     square = causes.T @ causes + _RIDGE * np.eye(causes.shape[1])

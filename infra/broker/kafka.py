@@ -132,7 +132,10 @@ def server_properties(port: int, controller_port: int, log_dir: Path, security: 
 
 
 _JVM_FLAGS: Final = (
-    "-XX:+UseG1GC",
+    # A broker for minutes, on a machine that it shares: the optimizing compiler and a parallel collector would take
+    # more of the processor than Kafka itself.
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
     "-XX:+ExitOnOutOfMemoryError",
     "-Djava.awt.headless=true",
     f"-Dlog4j2.configurationFile={_LOGGING}",
