@@ -99,7 +99,7 @@ class _InOrder:
     def fold(self, n: int) -> Folded:
         """Apply user n's events to the state."""
         state, unknown, start, end = self._states[n], self._unknown[n], self._bounds[n], self._bounds[n + 1]
-        state.extend(self._events, start, end)
+        state.extend(self._events, start, end, self._rows)
         state.fences = self._following[n]
         state.events_count += end - start
         state.known_count += end - start - unknown
@@ -123,6 +123,8 @@ def fold(state: UserState, events: Sequence[Event], encoder: Encoder) -> Folded:
     if len(events) > 1:
         events = sorted(events, key=_event_time_order)
     stored = _Steps.of(state) if state.model_version != encoder.version else None
+    if stored is not None:
+        state.rows = None
     newest_ms = state.times_ms[-1] if state.times_ms else None
     fresh, inserted, duplicates, late, erased = _sift(state, events, newest_ms)
     in_order = Columns.of(fresh[inserted:])

@@ -1,7 +1,7 @@
 """From interest vectors to ranked lists: fuse the sources, filter, explain, and encode."""
 
+from array import array
 from collections.abc import Container, Iterable, Mapping, Sequence
-from itertools import chain
 from types import MappingProxyType
 from typing import Final, Literal
 
@@ -182,9 +182,12 @@ def _shaped(
 
 def _recent_rows(states: Sequence[UserState], encoder: Encoder, events: int) -> NDArray[np.int64]:
     """(B, H) rows of the newest events of each user, newest first, filled with row 0."""
-    histories = [state.item_ids.decode().rsplit("\x00", events)[-events:] for state in states]
+    for state in states:
+        if state.rows is None:
+            state.rows = array("q", encoder.rows_of(state.history_items))
+    histories = [state.rows[-events:] for state in states if state.rows is not None]
     lengths = [len(history) for history in histories]
-    flat = np.array(encoder.rows_of(chain.from_iterable(histories)), np.int64)
+    flat = np.frombuffer(b"".join(histories), np.int64)
     recent = np.zeros((len(states), max(lengths)), np.int64)
     lines = np.repeat(np.arange(len(states)), lengths)
     places = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(flat)) - 1

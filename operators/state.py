@@ -46,6 +46,8 @@ class UserState:
         item_ids: ids of the history in event-time order, joined by NUL (ids hold no control character).
         types, times_ms, fingerprints: of the same events.
         erased_until_ms: event time up to which events are refused because the user was erased; -1 for never.
+        rows: of the history's items in the item matrix of the model in use; None where nobody has looked them up. It
+            is not stored.
         hidden: (S,) float32 recurrent state, or None before the first event.
         vector: (D,) float32 interest vector, or None before the first event.
     """
@@ -60,6 +62,7 @@ class UserState:
         "known_count",
         "late_count",
         "model_version",
+        "rows",
         "times_ms",
         "types",
         "unknown_count",
@@ -78,6 +81,7 @@ class UserState:
         self.types = bytearray()
         self.times_ms: array[int] = array("q")
         self.fingerprints: array[int] = array("Q")
+        self.rows: array[int] | None = None
         self.hidden: NDArray[np.float32] | None = None
         self.vector: NDArray[np.float32] | None = None
 
@@ -115,8 +119,13 @@ class UserState:
         """Event times of the history, oldest first."""
         return self.times_ms.tolist()
 
-    def extend(self, events: Columns, start: int = 0, end: int | None = None) -> None:
-        """Add the events from ``start`` up to ``end``, oldest first; they leave out the oldest of a full history."""
+    def extend(
+        self, events: Columns, start: int = 0, end: int | None = None, rows: NDArray[np.int64] | None = None
+    ) -> None:
+        """Add the events from ``start`` up to ``end``, oldest first; they leave out the oldest of a full history.
+
+        ``rows``: of all the events' items; without them those of the history are forgotten.
+        """
         end = len(events.item_ids) if end is None else end
         start = max(start, end - limits.history_events_max)
         if start == end:
@@ -126,6 +135,12 @@ class UserState:
             kept = self.item_ids.split(_SEPARATOR, excess)[excess:]
             self.item_ids = kept[0] if kept else b""
             del self.types[:excess], self.times_ms[:excess], self.fingerprints[:excess]
+            if self.rows is not None:
+                del self.rows[:excess]
+        if rows is None:
+            self.rows = None
+        elif self.rows is not None:
+            self.rows.frombytes(rows[start:end].tobytes())
         added = "\x00".join(events.item_ids[start:end]).encode()
         self.item_ids = self.item_ids + _SEPARATOR + added if self.types else added
         self.types += events.types[start:end].astype(np.uint8).tobytes()
@@ -134,6 +149,7 @@ class UserState:
 
     def insert(self, place: int, event: Event) -> None:
         """Put an event before the one at ``place``; the oldest one leaves a full history."""
+        self.rows = None
         items = self.history_items
         items.insert(place, event.item_id)
         self.types.insert(place, event.type)

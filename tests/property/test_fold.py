@@ -1,5 +1,6 @@
 """fold against an oracle in plain Python: any order, any batches, crashes and replays."""
 
+from array import array
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from operators import limits
 from operators.columns import Columns
 from operators.events import Event
 from operators.fold import Folded, fold, fold_all
@@ -191,6 +193,26 @@ def plain(folded: Folded) -> tuple[Any, ...]:
     return (steps, *folded[1:])
 
 
+def looked_up(state: UserState) -> UserState:
+    """The state after a list was made of it: the rows of its items are known."""
+    known = {encoder.version: encoder for encoder in (FIRST, SECOND)}.get(state.model_version)
+    state.rows = None if known is None else array("q", known.rows_of(state.history_items))
+    return state
+
+
+def test_rows_that_were_looked_up_follow_a_history_that_grows_beyond_its_bound() -> None:
+    state = UserState()
+    for start in (0, 30, 60):
+        items = [f"item-{n}" for n in range(start, start + 30)]
+        columns = Columns.of([event(n, item, 10**12 + n) for n, item in enumerate(items, start)])
+        fold_all([state], columns, [0, 30], FIRST)
+        assert state.rows is None or state.rows.tolist() == FIRST.rows_of(state.history_items)
+        if start == 0:
+            state = looked_up(state)
+    assert state.rows is not None
+    assert len(state.rows) == limits.history_events_max
+
+
 @settings(max_examples=200)
 @given(st.lists(ARRIVALS.filter(bool), min_size=1, max_size=5), st.data())
 def test_a_batch_of_users_is_folded_as_its_users_one_by_one(drawn: list[list[Drawn]], data: st.DataObject) -> None:
@@ -204,12 +226,13 @@ def test_a_batch_of_users_is_folded_as_its_users_one_by_one(drawn: list[list[Dra
         batches = [rounds[user][n] + (rounds[user][n - 1] if replays else []) for user in present]
         events = [sorted(map(as_event, batch), key=lambda e: (e.timestamp_ms, e.type, e.offset)) for batch in batches]
         bounds = np.cumsum([0, *map(len, events)]).tolist()
-        states = [together[user].state for user in present]
+        states = [looked_up(together[user].state) for user in present]
         columns = Columns.of([one for of_user in events for one in of_user])
         folded = fold_all(states, columns, bounds, encoder)
         for user, of_user, state, outcome in zip(present, events, states, folded, strict=True):
             expected = alone[user].state
             assert plain(outcome) == plain(fold(expected, of_user, encoder))
+            assert state.rows is None or state.rows.tolist() == encoder.rows_of(state.history_items)
             if outcome.job is not None:
                 hidden, vectors = refresh(encoder, [outcome.job])
                 for each in (expected, state):
