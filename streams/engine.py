@@ -174,6 +174,7 @@ class Engine:
             while True:
                 await self._changed.wait_for(lambda: self._may_gather() or self.failed.done())
                 taken = self._queue.take(self._batch_events_max, self._topics)
+                self._metrics.totals["unaligned_total"] = self._queue.unaligned
                 intakes = [intake for intake in taken if self._accepts(intake)]
                 if intakes or self.failed.done():
                     self._in_work += 1

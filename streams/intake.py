@@ -4,6 +4,9 @@ A user's views, clicks and purchases come on one partition number of three topic
 topic's records may be fetched hours ahead of another's; taken as they come, the later ones would make the
 earlier ones late. So the chunk whose first record is the oldest goes first, and a partition waits a moment for
 a topic that is known to have more but has nothing here (as Kafka Streams does, ``max.task.idle.ms``).
+
+The grain is the chunk: two that overlap in time may fall into two batches. A user's events are folded into their
+places all the same; but the list of the later batch, the user's last one, may then be of an earlier event.
 """
 
 import heapq
@@ -54,6 +57,9 @@ class IntakeQueue:
         self._events: defaultdict[Any, int] = defaultdict(int)
         self._received: dict[Any, int] = {}
         self._waiting_since: dict[int, float] = {}
+        self._given_up: set[int] = set()
+        self.unaligned = 0
+        """How often a partition went on without a topic that had more."""
 
     def __len__(self) -> int:
         return sum(self._events.values())
@@ -73,6 +79,7 @@ class IntakeQueue:
         self._events.clear()
         self._received.clear()
         self._waiting_since.clear()
+        self._given_up.clear()
 
     def take(self, events_max: int, topics: Sequence[str]) -> list[Intake]:
         """The oldest chunks of all partitions, up to ``events_max`` records but one chunk at least.
@@ -114,9 +121,14 @@ class IntakeQueue:
     def _waits(self, partition: int, topics: Sequence[str]) -> bool:
         if not self._lacks(partition, topics):
             self._waiting_since.pop(partition, None)
+            self._given_up.discard(partition)
             return False
         since = self._waiting_since.setdefault(partition, self._clock())
-        return (self._clock() - since) * 1000 < limits.align_wait_ms
+        if (self._clock() - since) * 1000 < limits.align_wait_ms:
+            return True
+        self.unaligned += partition not in self._given_up
+        self._given_up.add(partition)
+        return False
 
     def _has_chunks(self, partition: int, topics: Sequence[str]) -> bool:
         return any(self._chunks.get(_TopicPartition(topic, partition)) for topic in topics)

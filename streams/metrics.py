@@ -20,6 +20,7 @@ _HELP: Final = {
     "lists_total": "lists published",
     "popularity_lists_total": "lists published for users the model knows nothing of",
     "batches_total": "batches settled",
+    "unaligned_total": "times that a partition went on without a topic that had more, so events may be out of order",
 }
 
 

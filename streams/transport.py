@@ -91,6 +91,8 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
     app: Any
     member = GroupMember("", -1, "")
     """Who this worker is to its group since the last assignment."""
+    fetched: dict[TP, int]
+    """Last offset that was handed to the event loop, by source partition."""
 
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
@@ -103,7 +105,10 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         # A group that may no longer be read is told to whoever polls, and Faust polls the fetcher only.
         if consumer._coordinator is not None:
             consumer._coordinator.check_errors()
-        return await super()._fetch_records(consumer, *args, **kwargs)
+        records = await super()._fetch_records(consumer, *args, **kwargs)
+        # Here, where the position has just moved: on their way to the event loop they would be known to nobody.
+        self.fetched |= {TP(*tp): of_partition[-1].offset for tp, of_partition in records.items() if of_partition}
+        return records
 
     async def leave_group(self) -> None:
         """Tell the group at once that this member goes; Faust does only at the end of an orderly stop."""
@@ -163,7 +168,7 @@ class ChunkConsumer(driver.Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._settled: dict[TP, int] = {}
-        self._handed_on: dict[TP, int] = {}
+        self._fetched: dict[TP, int] = self._thread.fetched
         self._drain: Drain | None = None
         self.claims: Mapping[TP, int] = {}
         """What ``claim`` committed last."""
@@ -176,6 +181,7 @@ class ChunkConsumer(driver.Consumer):
     def _new_consumer_thread(self) -> ChunkConsumerThread:
         thread = ChunkConsumerThread(self, loop=self.loop, beacon=self.beacon)
         thread.fetch_wait_ms = self.transport.fetch_wait_ms  # type: ignore[attr-defined]
+        thread.fetched = {}
         return thread
 
     def on_revoke_drain(self, drain: Drain) -> None:
@@ -199,7 +205,6 @@ class ChunkConsumer(driver.Consumer):
                 for tp, slice_ in _round_robin(records, self.chunk_records_max):
                     if not self.flow_active or self.app.consumer_generation_id != generation:
                         return
-                    self._handed_on[tp] = slice_[-1].offset
                     yield tp, self._chunk_message(tp, slice_, generation)
         if not wanted:
             await asyncio.sleep(_IDLE_POLL_S)
@@ -287,8 +292,8 @@ class ChunkConsumer(driver.Consumer):
 
     # -- the engine's view of a source partition (streams.intake.Source)
     def has_more(self, tp: TP, received_offset: int) -> bool:
-        """Whether records beyond ``received_offset`` are handed on already, or known to be at the broker."""
-        return self._handed_on.get(tp, -1) > received_offset or self._thread.is_behind(tp)
+        """Whether records beyond ``received_offset`` are on their way already, or known to be at the broker."""
+        return self._thread.is_behind(tp) or self._fetched.get(tp, -1) > received_offset
 
     def pause(self, tp: TP) -> None:
         """Fetch nothing more of ``tp``."""
@@ -339,7 +344,7 @@ class ChunkConsumer(driver.Consumer):
         self._revocations += 1
         # Rebalancing is eager: all partitions go, so their offsets must be committed before they do.
         await super().on_partitions_revoked(revoked)
-        self._handed_on.clear()
+        self._fetched.clear()
         for tp in revoked:
             self._settled.pop(tp, None)
 

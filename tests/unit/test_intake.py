@@ -125,8 +125,12 @@ def test_waits_for_a_topic_that_has_more_but_not_for_ever(queue: IntakeQueue, so
     assert queue.take(10, TOPICS) == []
     clock.now_s += (limits.align_wait_ms - 1) / 1000
     assert queue.take(10, TOPICS) == []
+    assert queue.unaligned == 0
     clock.now_s += 0.002
     assert order(queue.take(10, TOPICS)) == [("view", 0, 100)]
+    queue.put(intake("view", 0, 200, offset=1))
+    assert order(queue.take(10, TOPICS)) == [("view", 0, 200)]
+    assert queue.unaligned == 1  # it is the same topic that it goes on without
 
 
 def test_patience_begins_when_a_chunk_waits_not_before(queue: IntakeQueue, source: FakeSource, clock: Clock) -> None:

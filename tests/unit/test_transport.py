@@ -46,6 +46,7 @@ class FakeThread:
 
     def __init__(self) -> None:
         self.behind: set[TP] = set()
+        self.fetched: dict[TP, int] = {}
         self.rewound: list[TopicPartition] = []
 
     def is_behind(self, tp: TP) -> bool:
@@ -71,7 +72,7 @@ class Consumer(ChunkConsumer):
         self.thread: Any = FakeThread()
         self._thread = self.thread
         self._settled: dict[TP, int] = {}
-        self._handed_on: dict[TP, int] = {}
+        self._fetched = self.thread.fetched
         self._drain = None
         self._fetching = asyncio.Lock()
         self._revocations = 0
@@ -224,10 +225,9 @@ def test_accepts_only_chunks_of_this_generation_after_its_seek_while_the_flow_is
     assert not consumer.accepts(GENERATION)
 
 
-def test_has_more_knows_what_is_handed_on_and_what_the_broker_has(consumer: Consumer) -> None:
+def test_has_more_knows_what_is_on_its_way_and_what_the_broker_has(consumer: Consumer) -> None:
     assert not consumer.has_more(VIEW, -1)
-    consumer.records = {VIEW: parsed(7, 8)}
-    asyncio.run(fetched(consumer))
+    consumer.thread.fetched[VIEW] = 8
     assert consumer.has_more(VIEW, -1)
     assert consumer.has_more(VIEW, 7)
     assert not consumer.has_more(VIEW, 8)
@@ -252,6 +252,17 @@ def test_is_behind_when_the_last_fetch_told_of_more(
     assert not thread.is_behind(CLICK)
     subscription.assignment = None
     assert not thread.is_behind(VIEW)
+
+
+def test_what_a_fetch_returns_is_known_before_the_event_loop_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def returns(*_: Any, **__: Any) -> Any:
+        return {TopicPartition("view", 0): parsed(7, 8), TopicPartition("click", 1): []}
+
+    monkeypatch.setattr(driver.AIOKafkaConsumerThread, "_fetch_records", returns)
+    thread: Any = ChunkConsumerThread.__new__(ChunkConsumerThread)
+    thread.fetched = {}
+    asyncio.run(thread._fetch_records(SimpleNamespace(_coordinator=None)))
+    assert thread.fetched == {VIEW: 8}
 
 
 def test_a_paused_partition_is_not_fetched_until_it_is_resumed(consumer: Consumer) -> None:
@@ -337,7 +348,7 @@ def test_revoked_partitions_are_forgotten_after_their_last_commit(
     monkeypatch.setattr(driver.Consumer, "on_partitions_revoked", commits)
     consumer.settle(VIEW, 5)
     consumer.settle(CLICK, 6)
-    consumer._handed_on[VIEW] = 9
+    consumer._fetched[VIEW] = 9
     asyncio.run(consumer.on_partitions_revoked({VIEW}))
     assert consumer.events == ["commit"]
     assert (consumer._new_offset(VIEW), consumer._new_offset(CLICK)) == (None, 6)
