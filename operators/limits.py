@@ -23,6 +23,9 @@ __all__ = [
     "import_line_bytes_max",
     "inflight_records_max",
     "list_items_max",
+    "open_files_of_partition_max",
+    "open_files_of_partition_min",
+    "open_files_others_max",
     "partition_queue_events_max",
     "popularity_checkpoint_events",
     "popularity_half_life_ms",
@@ -112,6 +115,12 @@ restore_bulk_offsets_min: Final = 50_000
 """Offsets of a partition to restore from which it is worth compacting less often meanwhile."""
 restore_threads_max: Final = 4
 """Partitions that a restore writes at a time."""
+open_files_of_partition_max: Final = 256
+"""Files that the database of one partition keeps open; fewer where the system allows fewer."""
+open_files_of_partition_min: Final = 32
+"""With fewer, reads would open and close files all the time."""
+open_files_others_max: Final = 128
+"""Sockets, libraries, the model, and what a flush or a compaction opens."""
 drain_max_s: Final = 30.0
 """How long a stopping or rebalancing worker waits for the batch in work."""
 

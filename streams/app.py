@@ -37,6 +37,7 @@ from streams.intake import Intake
 from streams.metrics import Metrics
 from streams.progress import RestoreProgress
 from streams.reach import not_allowed, why_unreachable
+from streams.resources import SystemLimitError, explained, open_files_of_partition
 from streams.restore import Restorer
 from streams.settings import Settings, SettingsError
 from streams.states import States
@@ -60,6 +61,10 @@ _NOT_ALLOWED = (TopicAuthorizationFailedError, GroupAuthorizationFailedError, Tr
 
 class WorkerError(RuntimeError):
     """The worker cannot start, or had to stop; the message says why and what to do."""
+
+
+_EXPLAINED = (WorkerError, ModelError, StoreError, SystemLimitError, SettingsError, ClientError, FencedError)
+"""Their message says everything."""
 
 
 class Worker:
@@ -89,12 +94,13 @@ class Worker:
         if worker.explain:
             encoder.influences(np.zeros(1, np.int64))  # made from the model at the first call: not in the first batch
         log.info("model %s on %s", encoder.version, encoder.provider)
+        table_partitions = partitions[changelog_topic(worker.app_id)]
         self.store = StateStore(
             Path(worker.data_dir) / worker.app_id,
             block_cache_mb=worker.block_cache_mb,
             write_buffer_mb=worker.write_buffer_mb,
+            open_files_max=open_files_of_partition(table_partitions),
         )
-        table_partitions = partitions[changelog_topic(worker.app_id)]
         self.states = States(self.store, table_partitions, worker.cache_users_max, plain_ids=self._pseudonyms is None)
         catalog = Catalog()
         catalog_topic = settings.topics.catalog
@@ -310,7 +316,7 @@ async def _serve_or_exit(settings: Settings) -> None:
     """
     try:
         await _serve(settings)
-    except (WorkerError, ModelError, StoreError, SettingsError, ClientError, FencedError) as error:
+    except _EXPLAINED as error:
         log.error("%s", error)
     except _NOT_ALLOWED as error:
         log.error("%s", not_allowed(settings.broker, error))
@@ -320,6 +326,8 @@ async def _serve_or_exit(settings: Settings) -> None:
             " Mend the cause and start again",
             error,
         )
+    except OSError as error:
+        log.error("the system refused something: %s; nothing of the batch in work was acknowledged", explained(error))
     except Exception:
         log.exception("the worker had to stop; nothing of the batch in work was acknowledged")
     else:

@@ -26,13 +26,15 @@ from rocksdict import (
     WriteOptions,
 )
 
+from operators import limits
+from streams.resources import explained
+
 __all__ = ["OFFSET_KEY", "StateStore", "StoreError"]
 
 OFFSET_KEY: Final = b"\x00offset"
 """Holds the offset of the last applied changelog record; ids hold no control character, so no user has this key."""
 
 _MB: Final = 1024 * 1024
-_OPEN_FILES_MAX: Final = 256
 _L0_FILES: Final = 4
 _L0_FILES_BULK: Final = 16
 """Files of the first level, in any order, that a compaction waits for: more of them are rewritten less often."""
@@ -48,8 +50,17 @@ class StoreError(RuntimeError):
 class StateStore:
     """Bytes by partition and key. Reads may run in one thread while writes run in another."""
 
-    def __init__(self, directory: Path, *, block_cache_mb: int, write_buffer_mb: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        block_cache_mb: int,
+        write_buffer_mb: int,
+        open_files_max: int = limits.open_files_of_partition_max,
+    ) -> None:
         """Take ``directory``, which is made where there is none, until ``close_all``.
+
+        ``open_files_max``: of each partition.
 
         Raises:
             StoreError: it cannot be made, or another worker has it.
@@ -61,6 +72,7 @@ class StateStore:
         self._buffers = WriteBufferManager.new_write_buffer_manager_with_cache(
             write_buffer_mb * _MB, False, self._cache
         )
+        self._open_files_max = open_files_max
         self._write_buffer_bytes = write_buffer_mb * _MB
         self._databases: dict[int, Rdict] = {}
         self._closing = threading.Lock()
@@ -87,12 +99,14 @@ class StateStore:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._databases[partition] = Rdict(str(path), self._options())
         except OSError as error:
-            raise StoreError(f"state directory {self.directory}: {error.strerror}") from None
+            raise StoreError(f"state directory: {explained(error)}") from None
         except Exception as error:
+            other = (
+                "If another worker runs on this directory give each its own worker.data_dir; if the files are damaged"
+                f" delete {path}: it is restored from the changelog"
+            )
             raise StoreError(
-                f"state of partition {partition} in {path} cannot be opened: {error}. If another worker runs on"
-                " this directory give each its own worker.data_dir; if the files are damaged delete"
-                f" {path}: it is restored from the changelog"
+                f"state of partition {partition} in {path} cannot be opened: {explained(error, other)}"
             ) from None
 
     def close(self, partition: int) -> None:
@@ -169,8 +183,9 @@ class StateStore:
             with self._closing:
                 database = self._databases.get(partition)
                 if database is not None:
-                    database.flush()
-                    self._compact(partition, database)
+                    with self._explained(partition):
+                        database.flush()
+                        self._compact(partition, database)
 
     def _compact(self, partition: int, database: Rdict) -> None:
         options = CompactOptions()
@@ -190,9 +205,10 @@ class StateStore:
         except StoreError:
             raise
         except Exception as error:
+            other = "Mend the disk; if the files are damaged delete that directory: it is restored from the changelog"
             raise StoreError(
-                f"state of partition {partition} in {self.path(partition)} cannot be read or written: {error}. Mend the"
-                " disk; if the files are damaged delete that directory: it is restored from the changelog"
+                f"state of partition {partition} in {self.path(partition)} cannot be read or written:"
+                f" {explained(error, other)}"
             ) from None
 
     def _database(self, partition: int) -> Rdict:
@@ -211,7 +227,7 @@ class StateStore:
         options.set_block_based_table_factory(blocks)
         options.set_write_buffer_manager(self._buffers)
         options.set_write_buffer_size(max(self._write_buffer_bytes // 4, _MB))
-        options.set_max_open_files(_OPEN_FILES_MAX)
+        options.set_max_open_files(self._open_files_max)
         options.set_level_zero_file_num_compaction_trigger(_L0_FILES)
         options.set_level_zero_slowdown_writes_trigger(_L0_FILES_SLOW)
         options.set_level_zero_stop_writes_trigger(_L0_FILES_MAX)
@@ -227,7 +243,7 @@ def _locked(directory: Path) -> IO[str]:
         directory.mkdir(parents=True, exist_ok=True)
         file = (directory / "lock").open("w")
     except OSError as error:
-        raise StoreError(f"state directory {directory}: {error.strerror}") from None
+        raise StoreError(f"state directory: {explained(error)}") from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
