@@ -10,6 +10,7 @@ import msgspec
 import typer
 
 from streams.commands.common import Json, out, settings_of
+from streams.settings import Delivery
 
 if TYPE_CHECKING:
     from streams.chaos.soak import SoakReport
@@ -37,6 +38,7 @@ def chaos(
     session_timeout_s: Annotated[
         float, typer.Option("--session-timeout", min=1, help="Seconds until a silent worker is given up.")
     ] = 6.0,
+    delivery: Annotated[Delivery, typer.Option("--delivery", help="Of the workers.")] = "at_least_once",
     keep: Annotated[
         Path | None, typer.Option("--keep", help="An empty directory for logs, states and the broker's data.")
     ] = None,
@@ -62,6 +64,7 @@ def chaos(
         users=users,
         events_per_s=rate,
         session_timeout_s=session_timeout_s,
+        delivery=delivery,
         home=_empty(keep),
         given_broker=_given_broker(ctx),
     )
