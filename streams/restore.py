@@ -147,7 +147,8 @@ class _Run:
         except OffsetOutOfRangeError as error:
             raise self._ahead(error.args[0]) from None
         finally:
-            await self._finish()
+            self.writing = asyncio.ensure_future(self._finish(self.writing))
+            await asyncio.shield(self.writing)
         return records
 
     async def _seek(self, partitions: Sequence[int]) -> None:
@@ -198,19 +199,23 @@ class _Run:
     async def _write(self, fetched: Mapping[TopicPartition, Sequence[Any]]) -> None:
         """Wait for the write before, then begin this one."""
         await asyncio.shield(self.writing)
-        self._begin((self._apply, tp.partition, part) for tp, part in fetched.items())
+        calls = [(self._apply, tp.partition, part) for tp, part in fetched.items()]
+        self.writing = asyncio.ensure_future(self._in_threads(calls))
 
-    async def _finish(self) -> None:
-        """Wait for the last write; its partitions are compacted as usual again."""
+    async def _finish(self, last: "asyncio.Future[None]") -> None:
+        """Wait for the last write, then have partitions compacted as usual again."""
         try:
-            await asyncio.shield(self.writing)
+            await last
         finally:
-            self._begin((self._store.set_bulk, partition, False) for partition in self._bulk_begun)
-            await asyncio.shield(self.writing)
+            await self._in_threads((self._store.set_bulk, partition, False) for partition in self._bulk_begun)
 
-    def _begin(self, calls: Iterable[tuple[Any, ...]]) -> None:
+    async def _in_threads(self, calls: Iterable[tuple[Any, ...]]) -> None:
+        """Return when every call is over, also after one has failed."""
         loop = asyncio.get_running_loop()
-        self.writing = asyncio.ensure_future(_all([loop.run_in_executor(self._threads, *call) for call in calls]))
+        started = [loop.run_in_executor(self._threads, *call) for call in calls]
+        for result in await asyncio.gather(*started, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
 
     def _apply(self, partition: int, records: Sequence[Any]) -> None:
         """In a thread; the next call for a partition comes when this one is over."""
@@ -218,10 +223,3 @@ class _Run:
             self._store.set_bulk(partition, True)
             self._bulk_begun.add(partition)
         self._store.write(partition, [(record.key, record.value) for record in records], records[-1].offset)
-
-
-async def _all(writes: Sequence["asyncio.Future[None]"]) -> None:
-    """Return when every one is over, also after one has failed."""
-    for result in await asyncio.gather(*writes, return_exceptions=True):
-        if result is not None:
-            raise result

@@ -279,6 +279,7 @@ def test_a_partition_that_does_not_move_is_told_once_a_second(
     monkeypatch.setattr("streams.restore._STALLED_S", 0.05)
     log: Log = {0: filled(0, 10), 1: filled(1, 10)}
     told: list[list[int]] = []
+    times: list[float] = []
 
     def steps() -> Iterator[Mapping[int, int]]:
         yield {0: 10, 1: 4}
@@ -290,6 +291,7 @@ def test_a_partition_that_does_not_move_is_told_once_a_second(
 
     async def on_stalled(partitions: Sequence[int]) -> None:
         told.append(list(partitions))
+        times.append(time.monotonic())
 
     async def run() -> None:
         restorer = Restorer(store, TOPIC, lambda: consumer, Told())  # type: ignore[arg-type, return-value]
@@ -298,6 +300,7 @@ def test_a_partition_that_does_not_move_is_told_once_a_second(
 
     asyncio.run(run())
     assert told == [[1], [1]]
+    assert times[1] - times[0] > 0.05
     assert contents(store, 1) == fold(log[1])
 
 
@@ -384,6 +387,24 @@ def test_after_cancel_nothing_is_written_any_more() -> None:
     restoring(store, consumer)(use)
     assert store.state == {n: fold(log[n][: store.offsets[n] + 1]) for n in log}
     assert consumer.calls == ["start", "stop"]
+
+
+def test_also_a_restore_that_is_cancelled_twice_writes_nothing_after_it() -> None:
+    # By the rebalance that breaks Faust's recovery off, and by the store that is to be closed.
+    store, log = SlowStore(), {0: filled(0, 12), 1: filled(1, 12)}
+    consumer = FakeConsumer(log, {0: 12, 1: 12}, [{0: 3, 1: 3}], then=None)
+
+    async def use(restorer: Restorer) -> None:
+        running = asyncio.create_task(restorer.run([0, 1], None))
+        await consumer.waits.wait()
+        await asyncio.to_thread(store.began.wait)
+        running.cancel()
+        await asyncio.sleep(0)
+        await restorer.cancel()
+        assert not store.in_work
+        assert store.offsets == {0: 2, 1: 2}
+
+    restoring(store, consumer)(use)
 
 
 def test_a_failed_write_ends_the_restore_when_the_others_are_over() -> None:
