@@ -9,6 +9,7 @@ __all__ = [
     "boost_max",
     "cache_users_max",
     "candidates_max",
+    "catalog_items_max",
     "chunk_records_max",
     "context_depth_max",
     "covisitation_successors_max",
@@ -90,6 +91,8 @@ score_batch_lists: Final = 256
 # -- one worker
 cache_users_max: Final = 50_000
 """Decoded user states kept in memory, about 5 KB each."""
+catalog_items_max: Final = 1_000_000
+"""Items of which a category is remembered, and items that are withdrawn: about 150 bytes each."""
 popularity_items_max: Final = 20_000
 popularity_half_life_ms: Final = 7 * 24 * 3600 * 1000
 """Event time in which an item's popularity halves."""

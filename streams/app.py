@@ -277,6 +277,8 @@ class Worker:
             self.metrics.gauges["cached_users"] = len(self.states)
             self.metrics.gauges["state_bytes"] = self.store.size_bytes()
             self.metrics.gauges["misplaced_users"] = self.states.misplaced_users
+            self.metrics.gauges["catalog_malformed"] = self.catalog_follower.catalog.malformed_count
+            self.metrics.gauges["catalog_over_limit"] = self.catalog_follower.catalog.over_count
 
 
 def _tune_interpreter() -> None:

@@ -22,7 +22,7 @@ class CatalogItem(msgspec.Struct):
 
     item_id: str
     title: str | None = None
-    category: str | None = None
+    category: Annotated[str, msgspec.Meta(max_length=limits.id_bytes_max)] | None = None
     brand: str | None = None
     available: bool = True
     boost: Annotated[float, msgspec.Meta(ge=-limits.boost_max, le=limits.boost_max)] = 0.0
@@ -40,6 +40,8 @@ class Catalog:
         self.categories: dict[str, str] = {}
         """Of the items that have one."""
         self.malformed_count = 0
+        self.over_count = 0
+        """Categories and withdrawals that were not kept because ``catalog_items_max`` others are."""
         self._noted: deque[CatalogItem] = deque()
 
     def note(self, key: bytes | None, value: bytes | None) -> None:
@@ -60,12 +62,30 @@ class Catalog:
         """Bring what was noted since the last call to ``withdrawn``, to ``categories`` and to the encoder."""
         while self._noted:
             item = self._noted.popleft()
-            (self.withdrawn.discard if item.available else self.withdrawn.add)(item.item_id)
-            if item.category:
-                self.categories[item.item_id] = item.category
-            else:
-                self.categories.pop(item.item_id, None)
+            self._keep_withdrawn(item)
+            self._keep_category(item)
             encoder.set_rule(item.item_id, item.available, item.boost)
+
+    def _keep_withdrawn(self, item: CatalogItem) -> None:
+        if item.available:
+            self.withdrawn.discard(item.item_id)
+        elif item.item_id in self.withdrawn or len(self.withdrawn) < limits.catalog_items_max:
+            self.withdrawn.add(item.item_id)
+        else:
+            self._count_over(item, "withdrawals: it may stand among popular items")
+
+    def _keep_category(self, item: CatalogItem) -> None:
+        if not item.category:
+            self.categories.pop(item.item_id, None)
+        elif item.item_id in self.categories or len(self.categories) < limits.catalog_items_max:
+            self.categories[item.item_id] = item.category
+        else:
+            self._count_over(item, "categories: no cap counts it")
+
+    def _count_over(self, item: CatalogItem, kept: str) -> None:
+        if self.over_count == 0:
+            log.warning("item %r is over the limit of %d %s", item.item_id, limits.catalog_items_max, kept)
+        self.over_count += 1
 
 
 class CatalogFollower:
@@ -73,7 +93,7 @@ class CatalogFollower:
 
     def __init__(self, catalog: Catalog, consumer: Any, topic: str, partitions: int) -> None:
         """``consumer`` is an AIOKafkaConsumer of no topic and no group, not yet started."""
-        self._catalog = catalog
+        self.catalog = catalog
         self._consumer = consumer
         self._partitions = [TopicPartition(topic, partition) for partition in range(partitions)]
         self._task: asyncio.Task[None] | None = None
@@ -104,4 +124,4 @@ class CatalogFollower:
         read: dict[Any, list[Any]] = await self._consumer.getmany(timeout_ms=timeout_ms)
         for records in read.values():
             for record in records:
-                self._catalog.note(record.key, record.value)
+                self.catalog.note(record.key, record.value)

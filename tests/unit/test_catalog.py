@@ -66,6 +66,27 @@ def test_an_item_the_model_does_not_know_is_withdrawn_too() -> None:
     assert catalog.withdrawn == {"läuft"}
 
 
+def test_categories_and_withdrawals_are_bounded_and_counted_beyond(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.catalog.limits.catalog_items_max", 2)
+    catalog, encoder = Catalog(), FakeEncoder(items(5))
+    for n in range(4):
+        catalog.note(f"item-{n}".encode(), f'{{"item_id":"item-{n}","category":"tea","available":false}}'.encode())
+    catalog.apply(encoder)
+    assert catalog.categories == {"item-0": "tea", "item-1": "tea"}
+    assert catalog.withdrawn == {"item-0", "item-1"}
+    assert catalog.over_count == 4
+    assert not available(encoder, "item-3")  # the model's own rows have room for a rule each
+    catalog.note(b"item-0", b'{"item_id":"item-0","category":"milk"}')  # known: may change, and then go
+    catalog.note(b"item-1", None)
+    catalog.note(b"item-3", b'{"item_id":"item-3","category":"tea"}')
+    catalog.apply(encoder)
+    assert catalog.categories == {"item-0": "milk", "item-3": "tea"}
+    assert catalog.withdrawn == {"item-1"}
+    assert catalog.over_count == 4
+    catalog.note(b"item-2", b'{"item_id":"item-2","category":"%s"}' % (b"x" * 129))
+    assert catalog.malformed_count == 1
+
+
 @pytest.mark.parametrize(
     ("key", "bad"),
     [
