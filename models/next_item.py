@@ -17,7 +17,7 @@ from models.metrics import Scores
 from models.packing import pack
 from models.tasks import Batch, Split
 
-__all__ = ["NextItemTask"]
+__all__ = ["NextItemTask", "cut_windows"]
 
 CHUNK_EVENTS: Final = 65_536
 
@@ -51,17 +51,10 @@ class NextItemTask:
 
     def plan(self, rng: np.random.Generator) -> list[NDArray[np.int64]]:
         """Windows (n, 2), start and inputs, shuffled and gathered until a batch has ``batch_events``."""
-        windows: list[tuple[int, int]] = []
-        for start, length in zip(self.data.offsets[:-1].tolist(), self.data.lengths().tolist(), strict=True):
-            inputs = length - self.held_out_events - 1  # each has a next item in the training part
-            cut = inputs if inputs <= self.window_events else int(rng.integers(1, self.window_events + 1))
-            first = 0
-            while first < inputs:
-                windows.append((start + first, cut - first))
-                first, cut = cut, min(cut + self.window_events, inputs)
-        chosen = np.array(windows, np.int64)[rng.permutation(len(windows))]
-        filled = (np.cumsum(chosen[:, 1]) - 1) // self.batch_events
-        return np.split(chosen, np.flatnonzero(np.diff(filled)) + 1)
+        inputs = self.data.lengths() - self.held_out_events - 1  # each has a next item in the training part
+        windows = cut_windows(self.data.offsets[:-1], inputs, self.window_events, rng)
+        filled = (np.cumsum(windows[:, 1]) - 1) // self.batch_events
+        return np.split(windows, np.flatnonzero(np.diff(filled)) + 1)
 
     def batch(self, chosen: NDArray[np.int64], rng: np.random.Generator) -> Batch:
         """The windows of one entry of ``plan``."""
@@ -87,6 +80,23 @@ class NextItemTask:
                 return model.scores(vectors[torch.from_numpy(users)]).cpu().numpy()
 
         return score_users(self.data, split, by_model)
+
+
+def cut_windows(
+    starts: NDArray[np.int64], inputs: NDArray[np.int64], window_events: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Start and inputs (n, 2) of the windows of sequences of ``inputs`` events each, in random order.
+
+    A sequence that is longer than a window is cut at random places, others anew each time.
+    """
+    windows: list[tuple[int, int]] = []
+    for start, length in zip(starts.tolist(), inputs.tolist(), strict=True):
+        cut = length if length <= window_events else int(rng.integers(1, window_events + 1))
+        first = 0
+        while first < length:
+            windows.append((start + first, cut - first))
+            first, cut = cut, min(cut + window_events, length)
+    return np.array(windows, np.int64)[rng.permutation(len(windows))]
 
 
 def _last_vectors(model: ItemEncoder, data: Interactions, split: Split) -> Tensor:

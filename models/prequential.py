@@ -9,12 +9,13 @@ from bisect import bisect_right
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from models.event_histories import TimedRecord, item_of
 from models.list_quality import ListQuality, Occasion, judge_lists
 from operators import limits
 from operators.candidates.component import Histories, top_rows
@@ -25,7 +26,7 @@ from operators.process import Chunk, UserKey, decode_chunks, process_batch
 from operators.ranking import Policy
 from operators.state import UserState
 
-__all__ = ["LAGS", "Judgement", "TimedRecord", "prequential"]
+__all__ = ["LAGS", "Judgement", "prequential"]
 
 DAY_MS: Final = 24 * 3600 * 1000
 LAGS: Final[dict[str, int]] = {"0": 0, "1 min": 60_000, "1 h": 3_600_000, "1 day": DAY_MS}
@@ -35,19 +36,6 @@ BATCH_EVENTS: Final = 1000
 LIST_ITEMS: Final = 10
 SUCCESSORS: Final = 128
 HEADWATER: Final = "headwater"
-
-
-class TimedRecord(Protocol):
-    """An event of a history, as ``headwater replay`` sends it."""
-
-    @property
-    def timestamp_ms(self) -> int: ...
-    @property
-    def event_type(self) -> int: ...
-    @property
-    def key(self) -> bytes: ...
-    @property
-    def value(self) -> bytes: ...
 
 
 class Judgement(msgspec.Struct, frozen=True):
@@ -86,7 +74,6 @@ class _Group(NamedTuple):
     records: list[TimedRecord]
 
 
-_item_of = msgspec.json.Decoder(_Item).decode
 _list_of = msgspec.json.Decoder(_List).decode
 
 
@@ -108,7 +95,7 @@ def prequential(
     rows: dict[str, int] = {}
     users: dict[bytes, int] = {}
     for record in records:
-        rows.setdefault(_item_of(record.value).item_id, len(rows) + 1)
+        rows.setdefault(item_of(record), len(rows) + 1)
         users.setdefault(record.key, len(users))
     run = _Run(rows, users, encoder, policy, test_start_ms)
     done = 0
@@ -144,7 +131,7 @@ def _batches(
             groups, held, group = {}, 0, None
         if group is None:
             group = groups[user] = _Group(user, record.timestamp_ms, [], [])
-        group.rows.append(rows[_item_of(record.value).item_id])
+        group.rows.append(rows[item_of(record)])
         group.records.append(record)
         held += 1
     if groups:

@@ -7,13 +7,15 @@ from typing import Any, Final, Literal
 
 from models.dataset import COMPLETE_JOURNEY, PURCHASE_COUNT_MIN, complete_journey
 from models.errors import ModelError
+from models.event_histories import EventHistories
 from models.leave_one_out import read_histories
 from models.next_basket import next_basket_task
+from models.next_event import NextEventTask
 from models.next_item import NextItemTask
 from models.tasks import Task
 from models.train import TrainConfig
 
-__all__ = ["Dataset", "recipe"]
+__all__ = ["EVENTS_COUNT_MIN", "Dataset", "events_recipe", "recipe"]
 
 Dataset = Literal["complete-journey", "ml1m", "beauty", "toys"]
 
@@ -47,6 +49,17 @@ _AMAZON: Final = TrainConfig(
     start="co-occurrence",
     task={"window_events": 50, "batch_events": 1_024, "positions_share": 1.0},
 )
+_EVENTS: Final = TrainConfig(
+    _NOWHERE,
+    epochs=30,
+    patience_epochs=5,
+    dropout=0.2,
+    weight_decay=0.01,
+    average_steps=100,
+    task={"window_events": 200, "batch_events": 4_096, "scored_events": 10_000},
+)
+EVENTS_COUNT_MIN: Final = 5
+"""Events before the validation period that an item of `headwater train events` needs for a row of its own."""
 _RECIPES: Final[dict[Dataset, TrainConfig]] = {
     COMPLETE_JOURNEY: _COMPLETE_JOURNEY,
     "ml1m": _ML1M,
@@ -81,3 +94,16 @@ def recipe(
     if data is None:
         raise ModelError(f"{dataset} is read from a file; give it with --data (a line per user: user item item ...)")
     return config, lambda: NextItemTask(read_histories(data), **given)
+
+
+def events_recipe(
+    name: str, data: EventHistories, seen_items: str, **settings: Any
+) -> tuple[TrainConfig, Callable[[], Task]]:
+    """The configuration of a training on any history of events, with fields of ``TrainConfig`` set otherwise.
+
+    Args:
+        name: of the history; becomes part of the model's name.
+    """
+    config = replace(_EVENTS, **settings)
+    given: dict[str, Any] = {**config.task, "seen_items": seen_items}
+    return replace(config, task={**given, "dataset": name}), lambda: NextEventTask(data, **given)

@@ -9,11 +9,12 @@ from typing import Final, Literal
 import numpy as np
 
 from models.dataset import complete_journey_products, split_bounds
+from models.event_histories import EventHistories, event_histories
 from streams.clients.errors import InputError
 from streams.importers.sorting import TimedEvent
 from streams.importers.source import COMPLETE_JOURNEY, Period, open_source
 
-__all__ = ["Stream", "open_stream"]
+__all__ = ["Stream", "open_history", "open_stream"]
 
 SHARES: Final = (0.8, 0.9)
 """Of the events, before the validation and the test period of a file."""
@@ -52,6 +53,21 @@ def open_stream(name: str, split: Literal["validation", "test"], users: int, att
     validation_ms, test_ms = _bounds(name, times)
     start, end = (validation_ms, test_ms) if split == "validation" else (test_ms, times[-1] + 1)
     return Stream(events, start, end, _attributes(name, attributes))
+
+
+def open_history(name: str, count_min: int) -> EventHistories:
+    """Every event of a file, split by share, for a training.
+
+    Raises:
+        InputError: the file cannot be read or its format is unknown.
+        ModelError: there is nothing to learn from.
+    """
+    with open_source(name, "auto", Period(), skip_bad=False) as source:
+        events = list(source.events(0))
+    if not events:
+        raise InputError(f"{name}: no events")
+    validation_ms, test_ms = _bounds(name, [event.timestamp_ms for event in events])
+    return event_histories(events, validation_ms, test_ms, count_min=count_min)
 
 
 def _bounds(name: str, times_ms: list[int]) -> tuple[int, int]:

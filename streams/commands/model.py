@@ -3,11 +3,12 @@
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import typer
 
+from streams.clients.errors import InputError
 from streams.commands.common import Json, out
 
 __all__ = ["export", "train"]
@@ -16,10 +17,12 @@ __all__ = ["export", "train"]
 def train(
     out_dir: Annotated[Path, typer.Option("--out", help="Directory of checkpoints and the curve.")],
     dataset: Annotated[
-        Literal["complete-journey", "ml1m", "beauty", "toys"], typer.Argument(help="What to train on.")
+        Literal["complete-journey", "ml1m", "beauty", "toys", "events"],
+        typer.Argument(help="What to train on; events: a history that `headwater replay` reads."),
     ] = "complete-journey",
     data: Annotated[
-        Path | None, typer.Option("--data", help="File of a user and the items in time order on each line.")
+        Path | None,
+        typer.Option("--data", help="Of ml1m, beauty, toys: a user and the items in time order on each line."),
     ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Else as many as the data set needs.")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
@@ -32,16 +35,30 @@ def train(
     model: Annotated[
         Literal["lru", "sasrec", "gru4rec"], typer.Option("--model", help="The encoder, or a rival to compare it with.")
     ] = "lru",
+    seen: Annotated[
+        Literal["keep", "drop"], typer.Option("--seen", help="Of events: items of the history in a list.")
+    ] = "keep",
     as_json: Json = False,
 ) -> None:
-    """Train the encoder; by default on Complete Journey. A run that was stopped goes on with --resume."""
-    from models.recipes import recipe
-    from models.train import train as fit
+    """Train the encoder; by default on Complete Journey. A run that was stopped goes on with --resume.
 
-    chosen = {} if epochs is None else {"epochs": epochs}
+    A history of events is split by time: 80 % to learn from, 10 % to choose on, 10 % for --test.
+    """
+    from models.recipes import EVENTS_COUNT_MIN, events_recipe, recipe
+    from models.train import train as fit
+    from streams.held_out_time import open_history
+
+    chosen: dict[str, Any] = {} if epochs is None else {"epochs": epochs}
     shown = sys.stderr.isatty()
     run = {"out_dir": out_dir, "seed": seed, "threads": threads, "resume": resume, "progress": shown}
-    config, task = recipe(dataset, data, refit=refit, test=test, model=model, **run, **chosen)
+    chosen = {"test": test, "model": model, **run, **chosen}
+    if dataset == "events":
+        if data is None or refit:
+            raise InputError("events are read from a file that is given with --data, and not refitted")
+        history = open_history(str(data), EVENTS_COUNT_MIN)
+        config, task = events_recipe(data.stem, history, seen, **chosen)
+    else:
+        config, task = recipe(dataset, data, refit=refit, **chosen)
     done = fit(config, task(), echo=_echo)
     if as_json:
         paths = {"checkpoint": str(done.checkpoint), "curve": str(done.curve), "picture": str(done.picture)}

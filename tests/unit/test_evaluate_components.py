@@ -60,6 +60,14 @@ def test_refit_learns_from_the_validation_items(tmp_path: Path) -> None:
     assert figures["refit"].ndcg10 != figures["strict"].ndcg10
 
 
+def test_refit_learns_its_weights_from_components_that_have_not_seen_the_validation_items(chain: Path) -> None:
+    fused = [
+        next(row for row in evaluate_components(trial).results if row.component == FUSION)
+        for trial in (Trial("ml1m", chain, components=COMPONENTS, protocol=p) for p in ("strict", "refit"))
+    ]
+    assert fused[0].options == fused[1].options
+
+
 def test_the_command_ends_with_one_line_of_json(chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["evaluate", "ml1m", "--data", str(chain), "--components", "popularity,co-visitation", "--json"]) == 0
     captured = capsys.readouterr()

@@ -64,6 +64,28 @@ def test_learned_weights_find_who_knows_which_users_whatever_the_scale() -> None
     assert known[1] < 0 < other[1]  # the one falls with the length of the history, the other grows
 
 
+def test_the_weights_start_where_the_targets_are_likeliest() -> None:
+    """With one feature every positive weight ranks alike, so that coordinate ascent has nothing to climb."""
+    rng = np.random.default_rng(0)
+    users, width = 200, 12
+    features = rng.standard_normal((users, width)) * 5
+    chosen = (0.3 * features + rng.gumbel(size=features.shape)).argmax(axis=1)  # a softmax of weight 0.3
+    is_target = np.arange(width) == chosen[:, None]
+    examples = Examples(
+        np.arange(0, users * width + 1, width), features.reshape(-1, 1).astype(np.float32), is_target.ravel()
+    )
+
+    def loss(weight: float) -> float:
+        logits = weight * features
+        in_spreads = weight * features.std()
+        return float(np.log(np.exp(logits).sum(axis=1)).sum() - logits[is_target].sum() + in_spreads**2 / 2)
+
+    grid = np.arange(0.1, 0.6, 0.001)
+    best = grid[np.argmin([loss(weight) for weight in grid])]
+    assert learn_weights(examples)[0] == pytest.approx(best, abs=0.002)
+    assert 0.25 < best < 0.35
+
+
 def test_one_component_alone_ranks_as_it_would_without_fusion() -> None:
     users, targets = drawn()
     component = Noisy(targets, np.full(len(targets), 2.0), 1.0, 1)

@@ -1,6 +1,8 @@
 """Content finds what is described alike."""
 
 import importlib.util
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,6 +33,17 @@ def test_scores_are_decayed_inner_products() -> None:
 def test_without_texts_it_says_what_it_needs() -> None:
     for spec in SPECS:
         assert "--items" in spec.missing(Setting(6, TEXTS))
+
+
+def test_an_empty_text_is_like_nothing_whatever_the_language_model_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    def encode(texts: list[str], *, normalize_embeddings: bool) -> np.ndarray:
+        assert normalize_embeddings
+        return np.ones((len(texts), 4)) / 2  # a real model has a vector for nothing, too
+
+    model = SimpleNamespace(load_model=lambda device: SimpleNamespace(encode=encode))
+    monkeypatch.setitem(sys.modules, LANGUAGE_PACKAGE, model)
+    vectors = language_vectors(TEXTS)
+    assert vectors.any(axis=1).tolist() == [bool(text) for text in TEXTS]
 
 
 @pytest.mark.skipif(importlib.util.find_spec(LANGUAGE_PACKAGE) is None, reason="the extra `language` is not installed")
