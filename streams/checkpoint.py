@@ -107,6 +107,10 @@ class Checkpoint:
             await before
         changes = _changes_by_partition(settlement)
         erasures = settlement.effects.erasures
+        if not (changes or settlement.offsets):  # nobody's transaction, of a member that may be none yet
+            if before is not None:
+                await before
+            return
         async with self._fence(settlement, changes, {} if erasures else settlement.offsets):
             delivered = await self._deliver(self._outgoing(changes, settlement.effects))
         if before is not None:

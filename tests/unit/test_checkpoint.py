@@ -304,6 +304,36 @@ def test_transactions_do_not_overlap() -> None:
     run(world, use, OneAtATime())
 
 
+class NoMember:
+    """A group that this worker is no member of."""
+
+    exactly_once = False
+
+    def claims(self) -> dict[Any, int]:
+        raise AssertionError("the group was asked")
+
+    def transaction(self, generation: int, offsets: Mapping[Any, int]) -> Any:
+        raise AssertionError("the group was asked")
+
+
+def test_with_nothing_to_settle_the_group_is_not_asked_and_the_one_before_is_waited_for() -> None:
+    # A worker that leaves before its first batch has no generation yet, and a transaction needs offsets.
+    world, order = World(), list[str]()
+
+    async def before() -> None:
+        await asyncio.sleep(0.01)
+        order.append("before")
+
+    async def use(checkpoint: Checkpoint) -> None:
+        await checkpoint.settle(Settlement(effects(), [], {}))
+        await checkpoint.settle(Settlement(effects(), [], {}), before())
+        order.append("after")
+
+    run(world, use, NoMember())
+    assert order == ["before", "after"]
+    assert world.untouched
+
+
 def test_a_store_that_fails_leaves_the_offsets() -> None:
     world = World()
     world.store_error = OSError("disk full")
