@@ -43,6 +43,7 @@ class Load(threading.Thread):
         self._finishing = threading.Event()
         self._pending: deque[tuple[int, str, Pending]] = deque()
         self._given_up = False
+        self._surged = 0
         self._last_ms = 0
         self._error: BaseException | None = None
         self.sent = 0
@@ -50,6 +51,10 @@ class Load(threading.Thread):
         """Number of an event -> where the broker said that it is."""
         self.unacknowledged: list[int] = []
         """Numbers of events whose fate the client does not know."""
+
+    def surge(self, events: int) -> None:
+        """Send so many more at once; a worker then has a backlog."""
+        self._surged += events
 
     def finish(self) -> None:
         """Stop producing; returns when the fate of every event is known.
@@ -95,7 +100,7 @@ class Load(threading.Thread):
     def _produce(self, client: Producer) -> None:
         began = time.monotonic()
         while not self._finishing.wait(_TICK_S):
-            due = int((time.monotonic() - began) * self._events_per_s)
+            due = int((time.monotonic() - began) * self._events_per_s) + self._surged
             while self.sent < due:
                 self._send(client)
             self._settle(lambda pending: pending.is_done)

@@ -21,6 +21,8 @@ from streams.worker_process import WorkerProcess
 __all__ = ["SoakOptions", "SoakReport", "freshness", "run", "soak_table"]
 
 _MB: Final = 1024 * 1024
+_SURGES: Final = (0.08, 0.16, 0.5, 0.75)
+"""Shares of the run after which a surge comes: two in the warm-up, so that later ones show what still grows."""
 _SAMPLES: Final = 240
 _SAMPLE_S_MIN: Final = 1.0
 _PROGRESS_S: Final = 30.0
@@ -40,6 +42,8 @@ class SoakOptions(NamedTuple):
     seed: int = 1
     users: int = 5_000
     events_per_s: float = 500.0
+    surge_events: int = 20_000
+    """Sent at once, now and then: the largest batches take memory that a steady load never asks for."""
     given_broker: BrokerSettings | None = None
     """None for an Apache Kafka of the run's own."""
     home: Path | None = None
@@ -80,14 +84,16 @@ def run(options: SoakOptions, echo: Echo) -> SoakReport:
             stage.settings, options.seed, users=options.users, events_per_s=options.events_per_s, types=(0, 1, 2)
         ) as load:
             began_ms = time.time() * 1000
-            samples = _sampled(stage, load, 60 * options.minutes, echo)
+            samples = _sampled(stage, load, options, echo)
             load.finish()
         judged = judged_in_the_end(stage, load, echo)
     return _report(options, samples, judged, began_ms, stage.deaths)
 
 
-def _sampled(stage: Stage, load: Load, seconds: float, echo: Echo) -> list[Sample]:
+def _sampled(stage: Stage, load: Load, options: SoakOptions, echo: Echo) -> list[Sample]:
     (worker,) = stage.workers
+    seconds = 60 * options.minutes
+    surges = [share * seconds for share in _SURGES]
     every_s = max(seconds / _SAMPLES, _SAMPLE_S_MIN)
     began = time.monotonic()
     samples: list[Sample] = []
@@ -95,6 +101,9 @@ def _sampled(stage: Stage, load: Load, seconds: float, echo: Echo) -> list[Sampl
     while (passed := time.monotonic() - began) < seconds:
         load.check()
         stage.revive()
+        if surges and passed >= surges[0]:
+            surges.pop(0)
+            load.surge(options.surge_events)
         samples.append(_sample(worker, passed))
         if passed - told >= _PROGRESS_S:
             told = passed

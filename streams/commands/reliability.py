@@ -92,6 +92,9 @@ def soak(
     seed: Annotated[int, typer.Option("--seed", help="Of the events.")] = 1,
     users: Annotated[int, typer.Option("--users", min=1, max=1_000_000)] = 5_000,
     rate: Annotated[float, typer.Option("--rate", min=1, max=20_000, help="Events per second.")] = 500,
+    surge: Annotated[
+        int, typer.Option("--surge", min=0, max=1_000_000, help="Events sent at once, four times: a backlog.")
+    ] = 20_000,
     keep: Annotated[
         Path | None, typer.Option("--keep", help="An empty directory for logs, states and the broker's data.")
     ] = None,
@@ -103,7 +106,7 @@ def soak(
     """
     from streams.chaos.soak import SoakOptions, run
 
-    options = SoakOptions(minutes, seed, users, rate, _given_broker(ctx), _empty(keep))
+    options = SoakOptions(minutes, seed, users, rate, surge, _given_broker(ctx), _empty(keep))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that all that was started is ended
     report = run(options, echo=_progress)
     if as_json:

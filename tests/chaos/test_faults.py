@@ -10,7 +10,7 @@ from streams.chaos.network import why_no_networks
 from streams.chaos.report import Report
 from streams.chaos.run import ChaosOptions, run
 from streams.chaos.schedule import KINDS, FaultKind
-from streams.settings import BrokerSettings
+from streams.settings import BrokerSettings, Delivery
 
 
 def _assert_exact(report: Report) -> None:
@@ -40,10 +40,12 @@ def test_two_workers_killed_thirty_times_disk_kept_and_wiped(kafka: str) -> None
 
 @pytest.mark.kafka
 @pytest.mark.timeout(280)
-def test_the_broker_is_killed_and_a_worker_leaves_and_comes_back() -> None:
-    options = ChaosOptions(seed=62, counts={"broker-kill": 1, "rebalance": 1}, events_per_s=300)
+@pytest.mark.parametrize("delivery", ["at_least_once", pytest.param("exactly_once", marks=pytest.mark.slow)])
+def test_the_broker_is_killed_and_a_worker_leaves_and_comes_back(delivery: Delivery) -> None:
+    options = ChaosOptions(seed=62, counts={"broker-kill": 1, "rebalance": 1}, events_per_s=300, delivery=delivery)
     report = run(options, echo=print)
     _assert_exact(report)
+    assert delivery == "at_least_once" or report.lists_repeated == 0
     assert report.faults == {"broker-kill": 1, "rebalance": 1}
     assert report.deaths == []
 
@@ -61,12 +63,16 @@ FULL: dict[str, dict[FaultKind, int]] = {
 @pytest.mark.kafka
 @pytest.mark.slow
 @pytest.mark.timeout(3_600)
+@pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
 @pytest.mark.parametrize("faults", FULL)
-def test_in_full(faults: str) -> None:
+def test_in_full(faults: str, delivery: Delivery) -> None:
     if "network-cut" in FULL[faults] and (reason := why_no_networks()):
         pytest.skip(reason)
     session_timeout_s = 2.0 if faults == "kills" else 6.0
-    _assert_exact(run(ChaosOptions(seed=7, counts=FULL[faults], session_timeout_s=session_timeout_s), echo=print))
+    options = ChaosOptions(seed=7, counts=FULL[faults], session_timeout_s=session_timeout_s, delivery=delivery)
+    report = run(options, echo=print)
+    _assert_exact(report)
+    assert delivery == "at_least_once" or report.lists_repeated == 0
 
 
 @pytest.mark.timeout(120)
@@ -96,11 +102,12 @@ def test_a_dry_run_prints_the_schedule_and_does_nothing(capsys: pytest.CaptureFi
 @pytest.mark.timeout(120)
 def test_a_short_soak(embedded: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("HEADWATER_BROKER", embedded)
-    status = cli.run(["soak", "--minutes", "0.1", "--rate", "100", "--users", "50", "--json"])
+    status = cli.run(["soak", "--minutes", "0.1", "--rate", "100", "--users", "50", "--surge", "300", "--json"])
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert line["problems"] == []
     assert status == 0
     assert (line["lost"], line["doubled"]) == (0, 0)
+    assert line["events"] > 4 * 300
     assert 50 < line["memory_mb"]["last"] <= line["memory_mb"]["most"]
     assert line["fds"]["last"] > 10
     assert len(line["samples"]) >= 3
