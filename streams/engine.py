@@ -154,8 +154,12 @@ class Engine:
             while not self.failed.done():
                 intakes = await self._gather()
                 chunks = [intake.chunk for intake in intakes]
-                decoded = await loop.run_in_executor(self._decode_thread, _decode_in_thread, chunks, self._pseudonyms)
-                computed.put_nowait((intakes, loop.run_in_executor(self._thread, self._compute_in_thread, decoded)))
+                if self._computing > 1:
+                    decode = loop.run_in_executor(self._decode_thread, _decode, chunks, self._pseudonyms)
+                    work = loop.run_in_executor(self._thread, self._compute, await decode)
+                else:  # the core has nothing else to do, and a hand-over is a good part of what a small batch takes
+                    work = loop.run_in_executor(self._thread, self._decode_and_compute, chunks)
+                computed.put_nowait((intakes, work))
         except Exception as error:
             await self._fail(error)
 
@@ -193,7 +197,10 @@ class Engine:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._changed.wait(), _ALIGN_POLL_S)
 
-    def _compute_in_thread(self, decoded: tuple[Batch, int, float]) -> _Work:
+    def _decode_and_compute(self, chunks: Sequence[Chunk]) -> _Work:
+        return self._compute(_decode(chunks, self._pseudonyms))
+
+    def _compute(self, decoded: tuple[Batch, int, float]) -> _Work:
         batch, now_ms, decode_s = decoded
         clock = _Stages({"decode": decode_s})
         while self._erased:
@@ -244,7 +251,7 @@ def _keyed(snapshots: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes, byt
     return [(partition, POPULARITY_KEY, value) for partition, value in snapshots]
 
 
-def _decode_in_thread(chunks: Sequence[Chunk], pseudonyms: Pseudonyms | None) -> tuple[Batch, int, float]:
+def _decode(chunks: Sequence[Chunk], pseudonyms: Pseudonyms | None) -> tuple[Batch, int, float]:
     """The batch, the clock's time of its decoding in ms, and the seconds it took."""
     began, now_ms = time.perf_counter(), time.time_ns() // 1_000_000
     return decode_chunks(chunks, now_ms, pseudonyms), now_ms, time.perf_counter() - began
