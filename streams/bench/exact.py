@@ -12,7 +12,7 @@ from models.graphs import rank_graph
 from models.ranker import Ranker
 from models.runtime import open_session
 
-__all__ = ["Catalogue", "Search", "searches"]
+__all__ = ["Catalogue", "Search", "extended", "searches"]
 
 _LISTS: Final = 64
 """Lists scored at a time: the scores of a small catalogue then stay near the cache."""
@@ -70,7 +70,7 @@ def _in_parts(search: Search, items: int) -> Search:
 
 def _argpartition(catalogue: Catalogue, k: int) -> Search:
     transposed = np.ascontiguousarray(catalogue.augmented().T)
-    return lambda vectors: _best(_extended(vectors) @ transposed, k)
+    return lambda vectors: _best(extended(vectors) @ transposed, k)
 
 
 def _blocks(catalogue: Catalogue, k: int) -> Search:
@@ -79,11 +79,11 @@ def _blocks(catalogue: Catalogue, k: int) -> Search:
     starts = range(0, transposed.shape[1], _BLOCK_ITEMS)
 
     def search(vectors: NDArray[np.float32]) -> Found:
-        extended = _extended(vectors)
+        asked = extended(vectors)
         scores: list[NDArray[np.float32]] = []
         rows: list[NDArray[np.int64]] = []
         for start in starts:
-            found, places = _best(extended @ transposed[:, start : start + _BLOCK_ITEMS], k)
+            found, places = _best(asked @ transposed[:, start : start + _BLOCK_ITEMS], k)
             scores.append(found)
             rows.append(places + start)
         best, places = _best(np.concatenate(scores, axis=1), k)
@@ -100,7 +100,7 @@ def _group_maxima(catalogue: Catalogue, k: int) -> Search:
     offsets = (np.arange(members) * groups)[None, None, :]
 
     def search(vectors: NDArray[np.float32]) -> Found:
-        every = _extended(vectors) @ transposed
+        every = extended(vectors) @ transposed
         maxima = every.reshape(len(vectors), members, groups).max(axis=1)
         chosen = np.argpartition(maxima, groups - k, axis=1)[:, groups - k :]
         rows = (chosen[:, :, None] + offsets).reshape(len(vectors), -1)
@@ -125,8 +125,9 @@ def _faiss_flat(catalogue: Catalogue, k: int) -> Search:
     faiss.omp_set_num_threads(1)
     index = faiss.IndexFlatIP(catalogue.embeddings.shape[1] + 1)
     index.add(catalogue.augmented())
-    return lambda vectors: index.search(_extended(vectors), k)
+    return lambda vectors: index.search(extended(vectors), k)
 
 
-def _extended(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def extended(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(B, D) -> (B, D + 1), whose inner products with ``Catalogue.augmented`` are scores."""
     return np.concatenate([vectors, np.ones((len(vectors), 1), np.float32)], axis=1)

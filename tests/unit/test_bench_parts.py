@@ -8,8 +8,8 @@ import pytest
 from models.ceiling import flops_per_event, flops_per_list, matmul_flops_per_s
 from models.runtime import DEFAULT_ARTEFACT, OnnxEncoder
 from operators.process import decode_chunks
+from streams.bench import approximate, ranking
 from streams.bench import encoder as encoder_bench
-from streams.bench import ranking
 from streams.bench.ceilings import core_alone
 from streams.bench.exact import Catalogue, searches
 from streams.bench.history import HistoryEncoder
@@ -96,6 +96,21 @@ def test_the_encoder_bench_compares_with_the_arithmetic() -> None:
 def test_encoder_options_that_cannot_be_measured(batches: tuple[int, ...]) -> None:
     with pytest.raises(BenchError, match="--batch"):
         encoder_bench.run(encoder_bench.EncoderOptions(batches=batches), lambda _: None)
+
+
+def test_an_approximate_search_finds_what_it_promises_and_scores_exactly() -> None:
+    pytest.importorskip("faiss")
+    encoder = OnnxEncoder(providers="cpu")
+    catalogue, vectors, _ = ranking.catalogue_of(encoder, 20_000, 128)
+    every = vectors @ catalogue.embeddings.T + catalogue.bias
+    exact = np.argsort(-every, axis=1, kind="stable")[:, :10]
+    found = approximate.build(catalogue, 10, vectors[::2], exact[::2])
+    scores, rows = found.search(vectors[1::2])
+    assert approximate.recall_of(rows, exact[1::2]) >= 0.97
+    assert 10 < found.candidates < 20_000
+    assert np.allclose(scores, np.take_along_axis(every[1::2], rows, 1), atol=1e-3)
+    assert approximate.recall_of(rows, rows[:, ::-1]) == 1.0
+    assert approximate.recall_of(rows, np.full_like(rows, -1)) == 0.0
 
 
 def test_ranking_options_that_cannot_be_measured() -> None:
