@@ -26,7 +26,7 @@ from operators.process import Chunk, UserKey, decode_chunks, process_batch
 from operators.ranking import Policy
 from operators.state import UserState
 
-__all__ = ["LAGS", "Judgement", "prequential"]
+__all__ = ["LAGS", "Judgement", "fused", "prequential"]
 
 DAY_MS: Final = 24 * 3600 * 1000
 LAGS: Final[dict[str, int]] = {"0": 0, "1 min": 60_000, "1 h": 3_600_000, "1 day": DAY_MS}
@@ -36,6 +36,9 @@ BATCH_EVENTS: Final = 1000
 LIST_ITEMS: Final = 10
 SUCCESSORS: Final = 128
 HEADWATER: Final = "headwater"
+WITH_COVISITATION: Final = "headwater and co-visitation"
+RANK_CONSTANT: Final = 60
+"""Of reciprocal rank fusion (Cormack, Clarke and Buettcher, SIGIR 2009)."""
 
 
 class Judgement(msgspec.Struct, frozen=True):
@@ -85,9 +88,14 @@ def prequential(
     test_start_ms: int,
     test_end_ms: int,
     attributes: Mapping[str, frozenset[str]],
+    fresh_bias: float = 0.0,
     advance: Callable[[str, float], None] = lambda _what, _share: None,
 ) -> Judgement:
     """Replay ``records`` (in event-time order) and judge every occasion from ``test_start_ms`` on.
+
+    Args:
+        fresh_bias: each midnight of the test period every item's score is moved by this times the logarithm of its
+            share in the last seven days over its share in all that came before the period.
 
     Raises:
         ValueError: no occasion in the test period.
@@ -97,7 +105,7 @@ def prequential(
     for record in records:
         rows.setdefault(item_of(record), len(rows) + 1)
         users.setdefault(record.key, len(users))
-    run = _Run(rows, users, encoder, policy, test_start_ms)
+    run = _Run(rows, users, encoder, policy, test_start_ms, fresh_bias)
     done = 0
     for batch in _batches(records, rows, users, test_start_ms, test_end_ms):
         run.take(batch)
@@ -147,6 +155,7 @@ class _Run:
     encoder: Encoder
     policy: Policy
     test_start_ms: int
+    fresh_bias: float
     occasions: list[Occasion] = field(default_factory=list[Occasion])
     lists: dict[str, list[list[int]]] = field(default_factory=lambda: defaultdict(list[list[int]]))
     lagged: dict[str, list[list[int]]] = field(default_factory=lambda: defaultdict(list[list[int]]))
@@ -162,6 +171,7 @@ class _Run:
         self._recent: deque[tuple[int, int]] = deque()
         self._covisited = CoVisitation(items, successors_max=SUCCESSORS)
         self._offset = 0
+        self._day = -1
         self.counts_before: NDArray[np.int64] = self._counts
 
     def take(self, batch: Sequence[_Group]) -> None:
@@ -171,6 +181,9 @@ class _Run:
             if not self.occasions:
                 self.counts_before = self._counts.copy()
             self._ask(tested)
+            if self.fresh_bias and self._day != (day := tested[0].time_ms // DAY_MS):
+                self._day = day
+                self._move_biases()
         self._learn(batch)
 
     def _ask(self, groups: Sequence[_Group]) -> None:
@@ -191,6 +204,8 @@ class _Run:
             self._note(self.lists, "co-visitation", _filled(_best(covisited[n], seen), fallback))
             self._note(self.lists, "own counts", _filled([] if seen else _own(history), fallback))
             self._ask_published(group, fallback)
+            published, beside = self.lists[HEADWATER][-1], self.lists["co-visitation"][-1]
+            self._note(self.lists, WITH_COVISITATION, fused(published, beside))
 
     def _ask_published(self, group: _Group, fallback: list[int]) -> None:
         shown = self._shown[group.user]
@@ -210,6 +225,12 @@ class _Run:
 
     def _note(self, lists: dict[str, list[list[int]]], ranker: str, rows: list[int]) -> None:
         lists[ranker].append((rows + [0] * LIST_ITEMS)[:LIST_ITEMS])
+
+    def _move_biases(self) -> None:
+        now, before = self._week + 1, self.counts_before + 1
+        moved = self.fresh_bias * np.log(now / now.sum() * before.sum() / before)
+        for item_id, row in self.rows.items():
+            self.encoder.set_rule(item_id, True, float(moved[row]))
 
     def _learn(self, batch: Sequence[_Group]) -> None:
         chunks: defaultdict[int, list[Any]] = defaultdict(list)
@@ -271,3 +292,13 @@ def _filled(rows: list[int], fallback: list[int]) -> list[int]:
     chosen = rows[:LIST_ITEMS]
     taken = set(chosen)
     return chosen + [row for row in fallback if row not in taken]
+
+
+def fused(first: Sequence[int], second: Sequence[int]) -> list[int]:
+    """Two lists as one, by the sum of the reciprocals of their ranks."""
+    scores: dict[int, float] = {}
+    for place in range(LIST_ITEMS):
+        for row in (first[place], second[place]):
+            if row:
+                scores[row] = scores.get(row, 0.0) + 1 / (RANK_CONSTANT + place + 1)
+    return sorted(scores, key=lambda row: -scores[row])

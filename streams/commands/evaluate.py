@@ -120,6 +120,9 @@ def prequential(
     repeats: Annotated[
         float, typer.Option("--repeat-weight", help="Of what the user took before; 0: the encoder alone.")
     ] = REPEAT_WEIGHT,
+    fresh_bias: Annotated[
+        float, typer.Option("--fresh-bias", help="Each midnight, of the log of a week's popularity over all before.")
+    ] = 0.0,
     picture: Annotated[Path | None, typer.Option("--picture", help="Draw the freshness curve (SVG).")] = None,
     as_json: Json = False,
 ) -> None:
@@ -144,6 +147,7 @@ def prequential(
             test_start_ms=stream.start_ms,
             test_end_ms=stream.end_ms,
             attributes=stream.attributes,
+            fresh_bias=fresh_bias,
             advance=advance,
         )
     if picture is not None:
@@ -157,7 +161,7 @@ def prequential(
     for row in [*found.results, *found.freshness]:
         low, high = row.ndcg10_ci
         typer.echo(
-            f"{row.ranker:<16} NDCG@10 {row.ndcg10:.4f} ({low:.4f}-{high:.4f})  HR@10 {row.hr10:.4f}  "
+            f"{row.ranker:<28} NDCG@10 {row.ndcg10:.4f} ({low:.4f}-{high:.4f})  HR@10 {row.hr10:.4f}  "
             f"MRR@10 {row.mrr10:.4f}  coverage {row.coverage:.3f}  novelty {row.novelty_bits:.1f} bits"
         )
 

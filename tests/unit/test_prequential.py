@@ -11,7 +11,9 @@ import pytest
 
 from models.curve import draw_freshness
 from models.list_quality import Occasion, judge_lists
-from models.prequential import DAY_MS, Judgement, prequential
+from models.prequential import DAY_MS, Judgement, fused, prequential
+from operators.candidates.component import Histories
+from operators.candidates.covisitation import CoVisitation
 from operators.candidates.popularity import Popularity
 from operators.interest import EVENT_TYPES
 from operators.process import Chunk, UserKey, decode_chunks, process_batch
@@ -44,14 +46,22 @@ def stream(seed: int = 0, moments: int = 150) -> list[Shown]:
     return events
 
 
-def judged(events: list[Shown], test_start_ms: int, end_ms: int | None = None) -> Judgement:
+def judged(
+    events: list[Shown],
+    test_start_ms: int,
+    end_ms: int | None = None,
+    *,
+    encoder: FakeEncoder | None = None,
+    fresh_bias: float = 0.0,
+) -> Judgement:
     return prequential(
         events,
-        FakeEncoder(items(12)),  # two items are outside the vocabulary
+        encoder or FakeEncoder(items(12)),  # two items are outside the vocabulary
         POLICY,
         test_start_ms=test_start_ms,
         test_end_ms=end_ms or events[-1].timestamp_ms + 1,
         attributes={"item-1": frozenset("ab"), "item-2": frozenset("b")},
+        fresh_bias=fresh_bias,
     )
 
 
@@ -77,6 +87,35 @@ def plain_lists(events: list[Shown]) -> dict[str, list[tuple[int, list[str]]]]:
     return lists
 
 
+def item_of(event: Shown) -> str:
+    return str(orjson.loads(event.value)["item_id"])
+
+
+def own_counts(events: list[Shown], key: bytes, time_ms: int) -> list[str]:
+    """The user's items by count, then by recency."""
+    history = [item_of(e) for e in events if e.key == key and e.timestamp_ms < time_ms]
+    newest_first = list(dict.fromkeys(reversed(history)))
+    return sorted(newest_first, key=lambda item: -history.count(item))
+
+
+def covisited(events: list[Shown], key: bytes, time_ms: int) -> list[str]:
+    """A component of its own that learns the events before, one at a time."""
+    names = list(dict.fromkeys(item_of(e) for e in events))
+    component = CoVisitation(len(names) + 1)
+    histories: dict[bytes, list[int]] = {}
+    for event in events:
+        if event.timestamp_ms < time_ms:
+            row = 1 + names.index(item_of(event))
+            component.update(histories.setdefault(event.key, []), row, event.timestamp_ms)
+            histories[event.key].append(row)
+    scores = component.scores(Histories.of([histories.get(key, [])]))[0]
+    return [names[row - 1] for row in np.argsort(-scores, kind="stable").tolist() if row and scores[row] > 0]
+
+
+def filled(chosen: list[str], popular: list[str]) -> list[str]:
+    return [*chosen[:10], *(item for item in popular if item not in chosen[:10])][:10]
+
+
 def hit_rates(events: list[Shown], test_start_ms: int) -> dict[str, float]:
     """HR@10 of the list shown, of lagged ones, and of the week's most popular items, by brute force."""
     lists = plain_lists(events)
@@ -87,16 +126,19 @@ def hit_rates(events: list[Shown], test_start_ms: int) -> dict[str, float]:
         week = [e for e in events if time_ms - 7 * DAY_MS <= e.timestamp_ms < time_ms]
         counts = Counter(orjson.loads(e.value)["item_id"] for e in week)
         first_seen = list(dict.fromkeys(orjson.loads(e.value)["item_id"] for e in events))
-        popular = sorted(counts, key=lambda item: (-counts[item], first_seen.index(item)))[:10]
+        popular = sorted(counts, key=lambda item: (-counts[item], first_seen.index(item)))
         before = [(t, names) for t, names in lists.get(user, []) if t < time_ms]
         asked = {
-            "headwater": before[-1][1] if before else popular,
-            "1 event": before[-2][1] if len(before) > 1 else popular,
-            "popular-7-days": popular,
+            "headwater": before[-1][1] if before else popular[:10],
+            "1 event": before[-2][1] if len(before) > 1 else popular[:10],
+            "popular-7-days": popular[:10],
+            "own counts": filled(own_counts(events, key, time_ms), popular),
+            "co-visitation": filled(covisited(events, key, time_ms), popular),
         }
-        for name, limit in (("1 day", time_ms - DAY_MS), ("never", test_start_ms - 1)):
+        midnight = time_ms // DAY_MS * DAY_MS
+        for name, limit in (("1 day", time_ms - DAY_MS), ("never", test_start_ms - 1), ("nightly", midnight)):
             old = [names for t, names in before if t <= limit]
-            asked[name] = old[-1] if old else popular
+            asked[name] = old[-1] if old else popular[:10]
         for name, listed in asked.items():
             hits.setdefault(name, []).append(bool(targets & {*listed}))
     return {name: float(np.mean(found)) for name, found in hits.items()}
@@ -109,6 +151,48 @@ def test_every_list_is_from_before_the_event_it_is_judged_on() -> None:
     actual = {row.ranker: row.hr10 for row in [*found.results, *found.freshness]}
     assert {name: actual[name] for name in expected} == pytest.approx(expected, abs=1e-4)
     assert actual["0"] == actual["headwater"]
+
+
+def test_reciprocal_ranks_are_added_up() -> None:
+    """The list beside co-visitation's, from the two lists of each occasion by hand."""
+    first, second = [5, 6, 7, 0, 0, 0, 0, 0, 0, 0], [7, 8, 0, 0, 0, 0, 0, 0, 0, 0]
+    by_hand = {5: 1 / 61, 6: 1 / 62, 7: 1 / 63 + 1 / 61, 8: 1 / 62}
+    assert fused(first, second) == sorted(by_hand, key=lambda row: -by_hand[row])
+
+
+def test_a_fresh_bias_is_the_log_of_the_weeks_share_over_that_of_all_before() -> None:
+    class Told(FakeEncoder):
+        """Keeps what it is told of item-3."""
+
+        def set_rule(self, item_id: str, available: bool, boost: float) -> None:
+            super().set_rule(item_id, available, boost)
+            if item_id == "item-3":
+                rules.append((available, boost))
+
+    rules: list[tuple[bool, float]] = []
+    events = stream()
+    start = events[len(events) // 2].timestamp_ms
+    found = judged(events, start, encoder=Told(items(12)), fresh_bias=0.5)
+    names = list(dict.fromkeys(map(item_of, events)))
+
+    def share(of: list[Shown]) -> float:
+        counts = Counter(map(item_of, of))
+        return (counts["item-3"] + 1) / (len(of) + len(names) + 1)  # one added to every row, row 0 among them
+
+    expected: list[float] = []
+    days: set[int] = set()
+    for time_ms in sorted({event.timestamp_ms for event in events if event.timestamp_ms >= start}):
+        if time_ms // DAY_MS not in days:
+            days.add(time_ms // DAY_MS)
+            week = [e for e in events if time_ms - 7 * DAY_MS <= e.timestamp_ms < time_ms]
+            expected.append(0.5 * np.log(share(week) / share([e for e in events if e.timestamp_ms < start])))
+    assert [available for available, _ in rules] == [True] * len(expected)
+    assert [boost for _, boost in rules] == pytest.approx(expected)
+    assert np.ptp(expected) > 0.1
+    still = {row.ranker: row.mrr10 for row in judged(events, start).results}
+    moved = {row.ranker: row.mrr10 for row in found.results}
+    assert moved["headwater"] != still["headwater"]
+    assert moved["own counts"] == still["own counts"]
 
 
 def test_what_comes_after_the_period_changes_nothing() -> None:
