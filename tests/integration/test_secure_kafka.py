@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from infra import broker
 from infra.broker.security import USERS
 from streams.acls import ROLES, Grant, grants
+from streams.chaos.readback import records_of
 from streams.clients.acls import allow, missing
 from streams.clients.inspect import inspect
 from streams.clients.kafka import admin
@@ -71,9 +73,11 @@ class Guarded:
             env={**self.environment, **environment},
         )
 
-    def start_worker(self, log_file: Path) -> "subprocess.Popen[bytes]":
+    def start_worker(self, log_file: Path, **environment: str) -> "subprocess.Popen[bytes]":
         with log_file.open("wb") as log:
-            return subprocess.Popen(self._command("worker", "worker"), stdout=log, stderr=log, env=self.environment)
+            return subprocess.Popen(
+                self._command("worker", "worker"), stdout=log, stderr=log, env={**self.environment, **environment}
+            )
 
     def _command(self, user: str, *arguments: str) -> list[str]:
         return [sys.executable, "-c", COMMAND, "--config", str(self.clients / f"{user}.toml"), *arguments]
@@ -217,13 +221,7 @@ def test_a_worker_that_loses_a_right_ends_with_one_line_and_loses_nothing(
         finally:
             worker.kill()
             guarded.grant(grant)
-    said = log_file.read_text()
-    errors = [line for line in said.splitlines() if " ERROR " in line and "GroupCoordinatorNotAvailable" not in line]
-    assert len(errors) == 1, said
-    assert "Traceback" not in said
-    assert grant.name in errors[0]
-    assert "user 'worker'" in errors[0]
-    assert "headwater topics acls worker --apply" in errors[0]
+    check_last_words(log_file, grant)
     with guarded.start_worker(log_file) as worker:
         try:
             wait_for(guarded.everything_is_committed, worker, log_file)
@@ -232,8 +230,77 @@ def test_a_worker_that_loses_a_right_ends_with_one_line_and_loses_nothing(
     assert [_events_of(guarded, user) for user in PEOPLE] == [guarded.produced] * len(PEOPLE)
 
 
+def check_last_words(log_file: Path, grant: Grant) -> None:
+    """One line, which names what is missing and says what to do."""
+    said = log_file.read_text()
+    errors = [line for line in said.splitlines() if " ERROR " in line and "GroupCoordinatorNotAvailable" not in line]
+    assert len(errors) == 1, said
+    assert "Traceback" not in said
+    assert grant.name in errors[0]
+    assert "user 'worker'" in errors[0]
+    assert "headwater topics acls worker --apply" in errors[0]
+
+
 def _events_of(guarded: Guarded, user: str) -> int:
     return inspect(guarded.settings("reader"), user)["state"]["events_count"]
+
+
+EXACTLY_ONCE = {"HEADWATER_WORKER_DELIVERY": "exactly_once"}
+TRANSACTIONS = Grant("write", "transactional_id", "headwater-transaction-")
+
+
+@pytest.mark.timeout(280)
+def test_exactly_once_takes_the_right_to_its_transactional_ids(guarded: Guarded, tmp_path: Path) -> None:
+    log_file = tmp_path / "worker.log"
+    refused = guarded.start_worker(log_file, **EXACTLY_ONCE)
+    try:
+        assert refused.wait(60) == 1
+    finally:
+        refused.kill()
+    check_last_words(log_file, TRANSACTIONS)
+    applied = guarded.run("admin", "topics", "acls", "worker", "--apply", "--json", **EXACTLY_ONCE)
+    assert applied.returncode == 0, applied.stderr
+    assert TRANSACTIONS._asdict() in json.loads(applied.stdout)["acls"]
+    time.sleep(1)  # of transactional ids no broker tells whether they are allowed by now
+    before = list_causes(guarded)
+    for _ in range(2):  # the second fences a worker that was killed, whose id is another
+        with guarded.start_worker(log_file, **EXACTLY_ONCE) as worker:
+            try:
+                guarded.produce()
+                wait_for(guarded.everything_is_committed, worker, log_file)
+                guarded.produce()
+            finally:
+                worker.kill()
+    with guarded.start_worker(log_file, **EXACTLY_ONCE) as worker:
+        try:
+            wait_for(guarded.everything_is_committed, worker, log_file)
+            erased = guarded.run("eraser", "erase", "eve", "--json")
+            assert erased.returncode == 0, erased.stderr
+            guarded.revoke(TRANSACTIONS)
+            guarded.produce()
+            assert worker.wait(60) == 1
+        finally:
+            worker.kill()
+    check_last_words(log_file, TRANSACTIONS)
+    allow(guarded.settings("admin").broker, "User:worker", [TRANSACTIONS])
+    with guarded.start_worker(log_file, **EXACTLY_ONCE) as worker:
+        try:
+            wait_for(guarded.everything_is_committed, worker, log_file)
+        finally:
+            worker.terminate()
+        assert worker.wait(30) == 0, log_file.read_text()
+    assert [_events_of(guarded, user) for user in PEOPLE] == [guarded.produced] * len(PEOPLE)
+    causes = list_causes(guarded) - before
+    assert causes.total() == 5 * len(PEOPLE)
+    assert set(causes.values()) == {1}
+
+
+def list_causes(guarded: Guarded) -> Counter[tuple[str, int, int]]:
+    """How many committed lists name each event."""
+    settings = guarded.settings("reader")
+    records = records_of(settings, settings.topics.recommendations)
+    lists = [json.loads(record.value) for record in records if record.value is not None]
+    return Counter((at["topic"], at["partition"], at["offset"]) for each in lists for at in each["caused_by"])
 
 
 @pytest.mark.parametrize("grant", AT_THE_START, ids=lambda grant: grant.name)
