@@ -58,18 +58,40 @@ class OnnxEncoder:
         self._bias[OUT_OF_VOCABULARY] = -np.inf
         self._bias_changed = False
         self._ort: Any = importlib.import_module("onnxruntime")
-        wanted = _wanted_providers(self._ort, providers)
-        self._advance = open_session(self._ort, contents[ADVANCE_FILE], wanted, threads, artefact / ADVANCE_FILE)
-        rank = open_session(self._ort, contents[RANK_FILE], wanted, threads, artefact / RANK_FILE)
+        self._artefact, self._threads = artefact, threads
+        self._graphs = contents[ADVANCE_FILE], contents[RANK_FILE]
+        self._wanted = _wanted_providers(self._ort, providers)
+        self._lengths = np.maximum(np.linalg.norm(self._embeddings, axis=1), _LENGTH_MIN)
+        self.reopen()
         _check_shapes(self._advance, self.manifest, artefact / ADVANCE_FILE)
-        self.provider: Final[str] = self._advance.get_providers()[0]
-        """The execution provider that the sessions really got."""
         if providers == "cuda" and self.provider != "CUDAExecutionProvider":
             raise ModelError("CUDA was asked for but ONNX Runtime could not start it; see `headwater doctor`")
+
+    def reopen(self) -> None:
+        """Make the sessions anew, and put on their device what they hold; after a failure that may pass.
+
+        Raises:
+            ModelError: ONNX Runtime refuses a graph.
+        """
+        advance, rank = self._graphs
+        self._advance = open_session(self._ort, advance, self._wanted, self._threads, self._artefact / ADVANCE_FILE)
+        session = open_session(self._ort, rank, self._wanted, self._threads, self._artefact / RANK_FILE)
         self._device = "cuda" if self.provider == "CUDAExecutionProvider" else "cpu"
-        self._lengths = np.maximum(np.linalg.norm(self._embeddings, axis=1), _LENGTH_MIN)
         self._embeddings_value = self._resident(self._embeddings)
-        self._ranker = Ranker(self._ort, rank, self._embeddings, self._bias, self._device)
+        self._ranker = Ranker(self._ort, session, self._embeddings, self._bias, self._device)
+
+    def fall_back(self) -> bool:
+        """Reopen on the CPU; False where the sessions are there already."""
+        if self._device == "cpu":
+            return False
+        self._wanted = _wanted_providers(self._ort, "cpu")
+        self.reopen()
+        return True
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that the sessions really got."""
+        return str(self._advance.get_providers()[0])
 
     @property
     def version(self) -> str:

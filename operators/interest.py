@@ -12,6 +12,7 @@ __all__ = [
     "NO_GAP_MS",
     "OUT_OF_VOCABULARY",
     "Encoder",
+    "EncoderError",
     "Job",
     "Packed",
     "advance_by_steps",
@@ -52,6 +53,10 @@ def gap_buckets(gaps_ms: NDArray[np.int64]) -> NDArray[np.int64]:
     buckets = np.minimum(doublings + 1, GAP_BUCKETS - 1)
     buckets[gaps_ms == NO_GAP_MS] = 0
     return buckets.astype(np.int64)
+
+
+class EncoderError(RuntimeError):
+    """An encoder that is known to be able to fail cannot compute now; lists are made without it meanwhile."""
 
 
 class Encoder(Protocol):

@@ -15,6 +15,7 @@ __all__ = [
     "covisitation_successors_max",
     "dead_letter_bytes_max",
     "drain_max_s",
+    "encoder_backoff_max_s",
     "event_bytes_max",
     "explained_events_max",
     "flush_interval_s",
@@ -118,6 +119,8 @@ restore_bulk_offsets_min: Final = 50_000
 """Offsets of a partition to restore from which it is worth compacting less often meanwhile."""
 restore_threads_max: Final = 4
 """Partitions that a restore writes at a time."""
+encoder_backoff_max_s: Final = 60.0
+"""Longest wait before an encoder that fails is tried again."""
 open_files_of_partition_max: Final = 256
 """Files that the database of one partition keeps open; fewer where the system allows fewer."""
 open_files_of_partition_min: Final = 32

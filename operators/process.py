@@ -11,7 +11,7 @@ from operators.columns import Columns, decode_columns
 from operators.erasure import ERASURE, ErasureRequest, Receipt, decode_erasure, digest_of, encode_receipt, husk_key
 from operators.events import Rejected
 from operators.fold import Folded, fold, fold_all
-from operators.interest import Encoder, refresh
+from operators.interest import Encoder, EncoderError, refresh
 from operators.privacy import Pseudonyms
 from operators.ranking import NO_CATEGORIES, Cause, Policy, RecommendationList
 from operators.state import UserState
@@ -113,6 +113,7 @@ class Counts(NamedTuple):
     erasures: int = 0
     unknown_items: int = 0
     popularity_lists: int = 0
+    degraded_lists: int = 0
 
 
 class Batch(NamedTuple):
@@ -225,6 +226,9 @@ def process_batch(
     delivered when the worker died. Erasures come first: what they leave of a user is built anew by the newer
     events of the batch, and a user of whom nothing is left gets neither.
 
+    Where the encoder raises ``EncoderError`` the lists are of popular items and ``degraded``; the users whose vectors
+    it owes are encoded anew, from their histories, with their next events.
+
     Args:
         states: of every user that the batch touches, fresh ones for new users; changed in place.
         popularity: by partition; changed in place.
@@ -242,13 +246,20 @@ def process_batch(
     of_users = [states[user] for user in users]
     folded = fold_all(of_users[: len(batch.users)], batch.events, batch.bounds, encoder)
     folded += [fold(states[user], [], encoder) for user in left]
-    _refresh(of_users, folded, encoder)
+    is_refreshed = _refresh(of_users, folded, encoder)
     for user, outcome in zip(users, folded, strict=True):
         popularity[user.partition].extend(outcome.fresh)
     popularities = [popularity[user.partition] for user in users]
-    ranked = ranking.rank(of_users, popularities, encoder, policy, withdrawn, categories)
+    try:
+        if not is_refreshed:
+            raise EncoderError
+        ranked = ranking.rank(of_users, popularities, encoder, policy, withdrawn, categories)
+        degraded = False
+    except EncoderError:
+        ranked = ranking.rank_popular(of_users, popularities, policy, withdrawn)
+        degraded = True
     origins = [*_origins(batch, topics), *_origins_left(batch, left, states, topics)]
-    lists = _encode_lists(users, ranked, origins, encoder.version, policy, now_ms)
+    lists = _encode_lists(users, ranked, origins, encoder.version, policy, now_ms, degraded=degraded)
     puts = [PutState(user, state.encode(user_state)) for user, user_state in zip(users, of_users, strict=True)]
     gone = {user for user, user_state in zip(users, of_users, strict=True) if not user_state.types}
     if gone:
@@ -257,7 +268,8 @@ def process_batch(
     erasures = tuple(
         _erase_effect(user, request, states[user], topics[ERASURE], now_ms) for user, request in batch.erasures
     )
-    return Effects(puts, lists, batch.dead_letters, _count(batch, folded, ranked), erasures)
+    counts = _count(batch, folded, ranked)._replace(degraded_lists=len(lists) if degraded else 0)
+    return Effects(puts, lists, batch.dead_letters, counts, erasures)
 
 
 def _erase_effect(user: UserKey, request: ErasureRequest, user_state: UserState, topic: str, now_ms: int) -> Erase:
@@ -278,14 +290,21 @@ def _erase_effect(user: UserKey, request: ErasureRequest, user_state: UserState,
     )
 
 
-def _refresh(states: Sequence[UserState], folded: Sequence[Folded], encoder: Encoder) -> None:
+def _refresh(states: Sequence[UserState], folded: Sequence[Folded], encoder: Encoder) -> bool:
+    """Whether the encoder could; where not, the states say what they lack."""
     owed = [(user_state, outcome.job) for user_state, outcome in zip(states, folded, strict=True) if outcome.job]
     if not owed:
-        return
-    hidden, vectors = refresh(encoder, [job for _, job in owed])
+        return True
+    try:
+        hidden, vectors = refresh(encoder, [job for _, job in owed])
+    except EncoderError:
+        for user_state, _ in owed:
+            user_state.forget_encoding()
+        return False
     for n, (user_state, _) in enumerate(owed):
         # Copies: a view would keep the whole batch's arrays alive as long as any of its users is cached.
         user_state.hidden, user_state.vector = hidden[n].copy(), vectors[n].copy()
+    return True
 
 
 class _Origin(NamedTuple):
@@ -334,6 +353,8 @@ def _encode_lists(
     model_version: str,
     policy: Policy,
     now_ms: int,
+    *,
+    degraded: bool,
 ) -> list[Publish]:
     lists: list[Publish] = []
     for user, items, origin in zip(users, ranked, origins, strict=True):
@@ -346,7 +367,7 @@ def _encode_lists(
                 caused_by=origin.causes,
                 model_version=model_version,
                 variant=policy.variant,
-                degraded=False,
+                degraded=degraded,
                 items=items,
             )
         )

@@ -17,7 +17,17 @@ from operators.interest import Encoder
 from operators.reranking import NO_CATEGORY, reshaped, with_repeats
 from operators.state import UserState
 
-__all__ = ["NO_CATEGORIES", "Cause", "Policy", "RankedItem", "RecommendationList", "Source", "encode_list", "rank"]
+__all__ = [
+    "NO_CATEGORIES",
+    "Cause",
+    "Policy",
+    "RankedItem",
+    "RecommendationList",
+    "Source",
+    "encode_list",
+    "rank",
+    "rank_popular",
+]
 
 Source = Literal["encoder", "popularity"]
 
@@ -107,6 +117,16 @@ def rank(
     for n, items in enumerate(lists):
         if len(items) < policy.list_items:
             _fill(items, states[n], popularities[n], policy, withdrawn)
+    return lists
+
+
+def rank_popular(
+    states: Sequence[UserState], popularities: Sequence[Popularity], policy: Policy, withdrawn: Container[str]
+) -> list[list[RankedItem]]:
+    """``rank`` without an encoder: popular items for everybody."""
+    lists: list[list[RankedItem]] = [[] for _ in states]
+    for items, state, popularity in zip(lists, states, popularities, strict=True):
+        _fill(items, state, popularity, policy, withdrawn)
     return lists
 
 

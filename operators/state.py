@@ -104,6 +104,12 @@ class UserState:
         self.times_ms, self.fingerprints = times_ms, fingerprints
         self.events_count = len(types)
 
+    def forget_encoding(self) -> None:
+        """Leave the events to be encoded anew from the history, as those of another model are, by the next fold."""
+        self.model_version = ""
+        self.known_count = self.unknown_count = 0
+        self.hidden = self.vector = None
+
     @property
     def history_items(self) -> list[str]:
         """Item ids of the history, oldest first."""

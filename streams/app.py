@@ -23,8 +23,10 @@ from aiokafka.errors import (
 )
 
 from models.errors import ModelError
+from models.failover import FailoverEncoder
 from models.runtime import OnnxEncoder
 from operators import limits
+from operators.interest import Encoder
 from operators.ranking import Policy
 from streams.agents import add_agent
 from streams.catalog import Catalog, CatalogFollower
@@ -110,7 +112,7 @@ class Worker:
         self.app = new_app(settings, exactly_once=self._exactly_once)
         self.app.restorer = self._new_restorer()
         self.app.tables.add(UserTable(self.app, self.store, self.app.restorer, self._fail, table_partitions))
-        self.engine = self._new_engine(encoder, catalog, partitions)
+        self.engine = self._new_engine(FailoverEncoder(encoder), catalog, partitions)
         event_types = {topic: event_type for event_type, topic in enumerate(settings.topics.sources)}
         add_agent(self.app, self.engine, event_types)
         self.app.chunk_consumer.on_revoke_drain(self.engine)
@@ -130,7 +132,7 @@ class Worker:
         housekeeping.add_done_callback(self._on_task_end)
         self._tasks = [housekeeping]
 
-    def _new_engine(self, encoder: OnnxEncoder, catalog: Catalog, partitions: Mapping[str, int]) -> Engine:
+    def _new_engine(self, encoder: Encoder, catalog: Catalog, partitions: Mapping[str, int]) -> Engine:
         topics, worker = self.settings.topics, self.settings.worker
         targets = Targets(
             changelog_topic(worker.app_id),

@@ -242,6 +242,7 @@ class Engine:
         self._erased.extend((erase.user, erase.next_offset) for erase in work.effects.erasures)
         seconds = {**work.seconds, "settle": time.perf_counter() - started}
         self._metrics.batch(work.effects.counts, len(work.effects.lists), seconds)
+        self._metrics.gauges["degraded"] = work.effects.counts.degraded_lists > 0
         async with self._changed:
             self._in_work -= 1
             self._changed.notify_all()

@@ -1,0 +1,112 @@
+"""An encoder that fails at drawn calls: lists are marked, and in the end every state is that of a sound encoder."""
+
+from collections import defaultdict
+from typing import Any
+
+import msgspec
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from operators import limits
+from operators.candidates.popularity import Popularity
+from operators.interest import EncoderError
+from operators.process import Effects, UserKey, decode_chunks, process_batch
+from operators.ranking import Policy
+from operators.state import UserState, decode, encode
+from tests.fakes import NOW_MS, TOPICS, FakeEncoder, chunk, items, record
+
+USERS = ("ann", "bob", "cyd")
+
+
+class Failing(FakeEncoder):
+    """Fails while ``advance_fails`` or ``top_k_fails``."""
+
+    advance_fails = top_k_fails = False
+
+    def advance(self, *arguments: Any) -> Any:
+        if self.advance_fails:
+            raise EncoderError("planted")
+        return super().advance(*arguments)
+
+    def top_k(self, vectors: Any, k: int) -> Any:
+        if self.top_k_fails:
+            raise EncoderError("planted")
+        return super().top_k(vectors, k)
+
+
+class Core:
+    """The core, whose states travel through their bytes after every batch, as they do through the store."""
+
+    def __init__(self) -> None:
+        self.encoder = Failing(items(20))
+        self.states: dict[UserKey, bytes] = {}
+        self.popularity: defaultdict[int, Popularity] = defaultdict(Popularity)
+
+    def run(self, events: list[tuple[str, str]], start: int) -> Effects:
+        records = [record(start + n, user, item, 1_000 * (start + n)) for n, (user, item) in enumerate(events)]
+        batch = decode_chunks([chunk(0, 0, records)], NOW_MS)
+        states = {user: decode(self.states[user]) if user in self.states else UserState() for user in batch.users}
+        self.popularity[0]
+        effects = process_batch(
+            batch,
+            states,
+            self.popularity,
+            self.encoder,
+            Policy(),
+            topics=TOPICS,
+            withdrawn=frozenset(),
+            now_ms=NOW_MS,
+        )
+        self.states |= {put.user: put.value for put in effects.puts}
+        return effects
+
+
+batches = st.lists(
+    st.tuples(
+        st.lists(
+            st.tuples(st.sampled_from(USERS), st.sampled_from([*items(20), "unheard-of"])), min_size=1, max_size=30
+        ),
+        st.sampled_from(["sound", "advance", "top_k"]),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@given(batches)
+def test_after_the_encoders_return_every_state_is_exact(
+    drawn: list[tuple[list[tuple[str, str]], str]],
+) -> None:
+    core, sound = Core(), Core()
+    start, steps = 0, defaultdict[str, int](int)
+    for events, failure in [*drawn, ([(user, "item-3") for user in USERS], "sound")]:
+        core.encoder.advance_fails, core.encoder.top_k_fails = failure == "advance", failure == "top_k"
+        effects, expected = core.run(events, start), sound.run(events, start)
+        start += len(events)
+        for user, _ in events:
+            steps[user] += 1
+        lists = [msgspec.json.decode(published.value) for published in effects.lists]
+        assert len(lists) == len(expected.lists)
+        # A list needs the encoder only where the user's history has an item that it knows.
+        fails = failure == "advance" or (failure == "top_k" and effects.counts.degraded_lists > 0)
+        assert {content["degraded"] for content in lists} == {fails}
+        assert effects.counts.degraded_lists == (len(lists) if fails else 0)
+        if fails:
+            assert {item["source"] for content in lists for item in content["items"]} <= {"popularity"}
+            assert any(content["items"] for content in lists)
+    for user, value in core.states.items():
+        found, wanted = decode(value), decode(sound.states[user])
+        assert found.history_items == wanted.history_items
+        assert (found.fences, found.events_count, found.late_count) == (
+            wanted.fences,
+            wanted.events_count,
+            wanted.late_count,
+        )
+        assert found.hidden is not None
+        assert found.vector is not None
+        # A history that still holds every event: the same numbers. A longer one: of a pass over what it holds.
+        if steps[user.key.decode()] <= limits.history_events_max:
+            np.testing.assert_allclose(found.vector, wanted.vector, atol=1e-5)
+            assert (found.known_count, found.unknown_count) == (wanted.known_count, wanted.unknown_count)
+            assert encode(found) == encode(wanted) or np.allclose(found.hidden, wanted.hidden, atol=1e-5)

@@ -1,0 +1,104 @@
+"""An encoder that fails: what is tried, when, and what is told."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.failover import FailoverEncoder
+from operators import limits
+from operators.interest import EncoderError
+from tests.fakes import FakeEncoder, items
+
+
+class Failing(FakeEncoder):
+    """Fails in every call while ``is_broken``; on the GPU until it falls back."""
+
+    def __init__(self, *, on_gpu: bool = False, is_broken: Iterable[str] = ()) -> None:
+        super().__init__(items(9))
+        self.device = "gpu" if on_gpu else "cpu"
+        self.is_broken = set(is_broken)
+        self.reopened = self.calls = 0
+
+    def top_k(self, vectors: Any, k: int) -> Any:
+        self.calls += 1
+        if self.device in self.is_broken:
+            raise RuntimeError(f"no {self.device}")
+        return super().top_k(vectors, k)
+
+    def reopen(self) -> None:
+        self.reopened += 1
+
+    def fall_back(self) -> bool:
+        falls, self.device = self.device == "gpu", "cpu"
+        return falls
+
+
+class Clock:
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+VECTORS = np.ones((2, 6), np.float32)
+
+
+def test_a_sound_encoder_is_asked_and_nothing_else() -> None:
+    inner = Failing()
+    encoder = FailoverEncoder(inner, Clock())
+    scores, rows = encoder.top_k(VECTORS, 3)
+    assert scores.shape == rows.shape == (2, 3)
+    assert (encoder.is_down, inner.reopened, encoder.version) == (False, 0, "fake-1")
+
+
+def test_a_lost_gpu_is_replaced_by_the_cpu_within_the_call(caplog: pytest.LogCaptureFixture) -> None:
+    inner = Failing(on_gpu=True, is_broken=["gpu"])
+    encoder = FailoverEncoder(inner, Clock())
+    assert encoder.top_k(VECTORS, 3)[1].shape == (2, 3)
+    assert (inner.device, encoder.is_down) == ("cpu", False)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "no gpu" in caplog.text
+
+
+def test_where_the_cpu_fails_too_it_is_down() -> None:
+    inner = Failing(on_gpu=True, is_broken=["gpu", "cpu"])
+    encoder = FailoverEncoder(inner, Clock())
+    with pytest.raises(EncoderError, match="no cpu"):
+        encoder.top_k(VECTORS, 3)
+    assert encoder.is_down
+
+
+def test_it_is_tried_again_after_longer_and_longer_waits_with_sessions_made_anew() -> None:
+    inner, clock = Failing(is_broken=["cpu"]), Clock()
+    encoder = FailoverEncoder(inner, clock)
+    tries: list[float] = []
+    for _ in range(2_000):
+        before = inner.calls
+        with pytest.raises(EncoderError):
+            encoder.top_k(VECTORS, 3)
+        if inner.calls > before:
+            tries.append(clock.now_s)
+        clock.now_s += 0.25
+    waits = np.diff(tries)
+    assert waits[:5].tolist() == [1, 2, 4, 8, 16]
+    assert set(waits[6:].tolist()) == {limits.encoder_backoff_max_s}
+    assert inner.reopened == len(tries) - 1
+    inner.is_broken.clear()
+    clock.now_s += limits.encoder_backoff_max_s
+    assert encoder.top_k(VECTORS, 3)[1].shape == (2, 3)
+    assert not encoder.is_down
+    reopened = inner.reopened
+    encoder.top_k(VECTORS, 3)
+    assert inner.reopened == reopened
+
+
+def test_what_needs_no_session_goes_on_while_it_is_down() -> None:
+    inner = Failing(is_broken=["cpu"])
+    encoder = FailoverEncoder(inner, Clock())
+    with pytest.raises(EncoderError):
+        encoder.top_k(VECTORS, 3)
+    assert encoder.rows_of(["item-0", "?"]) == [1, 0]
+    encoder.set_rule("item-0", False, 0.0)
+    assert encoder.biases(np.array([1]))[0] == -np.inf
