@@ -32,7 +32,7 @@ ASCENT_MIN: Final = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Validation targets among the candidates of every component: user u owns ``offsets[u]:offsets[u + 1]``."""
+    """Validation targets among the candidates of any component: user u owns ``offsets[u]:offsets[u + 1]``."""
 
     offsets: NDArray[np.int64]
     features: NDArray[np.float32]
@@ -82,7 +82,10 @@ class Fusion(Component):
         return fused
 
     def examples(self, users: Histories, targets: NDArray[np.int64]) -> Examples:
-        """What the weights are learned from: the candidates of each user, and the target (P,) wherever it stands."""
+        """What the weights are learned from: the candidates of each user whose target (P,) is among them.
+
+        A target that no component has among its best would stand out by its low scores, and teach that low is good.
+        """
         features = [standardised(component.scores(users), users) for component in self.components]
         lines = np.arange(users.users)
         wanted = np.zeros(features[0].shape, np.bool_)
@@ -90,12 +93,13 @@ class Fusion(Component):
             wanted[lines[:, None], top_rows(feature, min(CANDIDATES, feature.shape[1]))] = True
         wanted[users.user_of_event, users.rows] = False
         wanted[:, OUT_OF_VOCABULARY] = False
-        wanted[lines, targets] = True
+        found = wanted[lines, targets]
+        wanted[~found] = False
         line, row = np.nonzero(wanted)
         length = _length(users)[line]
         columns = [column for f in features for column in (f[line, row], f[line, row] * length)]
         return Examples(
-            np.searchsorted(line, np.arange(users.users + 1)),
+            np.r_[0, np.cumsum(wanted.sum(axis=1)[found])].astype(np.int64),
             np.stack(columns, axis=1).astype(np.float32),
             row == targets[line],
         )

@@ -86,6 +86,29 @@ def test_the_weights_start_where_the_targets_are_likeliest() -> None:
     assert 0.25 < best < 0.35
 
 
+def test_targets_that_nobody_finds_teach_nothing() -> None:
+    """Most targets stand below all candidates; low scores must not become a merit by that."""
+    rng = np.random.default_rng(5)
+    users, items = 250, 600
+    scores = rng.standard_normal((users, items)).astype(np.float32)
+    targets = rng.integers(1, items, users)
+    known = rng.random(users) < 0.3
+    scores[np.arange(users), targets] = np.where(known, 2.5, -3.0)
+
+    class Fixed(Noisy):
+        def scores(self, users: Histories) -> np.ndarray:
+            return scores
+
+    asked = Histories.of([[] for _ in range(users)])
+    component = Fixed(targets, np.zeros(users), 1.0, 0)
+    examples = Fusion([component], np.zeros(2, np.float32)).examples(asked, targets)
+    assert examples.is_target.sum() == len(examples.offsets) - 1 == known.sum()
+    assert (np.diff(examples.offsets) == 100).all()
+    fused = Fusion([component], learn_weights(examples))
+    alone = ranks_of(component.scores, asked, targets)
+    assert (ranks_of(fused.scores, asked, targets) == alone).all()
+
+
 def test_one_component_alone_ranks_as_it_would_without_fusion() -> None:
     users, targets = drawn()
     component = Noisy(targets, np.full(len(targets), 2.0), 1.0, 1)
