@@ -36,10 +36,10 @@ OFFSET_KEY: Final = b"\x00offset"
 
 _MB: Final = 1024 * 1024
 _L0_FILES: Final = 4
-_L0_FILES_BULK: Final = 16
+_L0_FILES_BULK: Final = 40
 """Files of the first level, in any order, that a compaction waits for: more of them are rewritten less often."""
-_L0_FILES_SLOW: Final = 48
-_L0_FILES_MAX: Final = 64
+_L0_FILES_SLOW: Final = 64
+_L0_FILES_MAX: Final = 96
 """Where writes are slowed down and stopped: out of the way of a restore, and of the compaction that is due after it."""
 
 

@@ -3,18 +3,22 @@
 The changelog is filled with one state of real size for each of N made-up users. Then the same worker starts three
 times: on an empty disk (a restore of everything, with a kill -9 when it is ready), on the disk that the kill left (a
 restore of what was not flushed), and after an orderly end (nothing to read). The states are compared in the end.
+Beside it stand the two halves of a restore alone: reading the changelog, and writing as much to an empty store.
 """
 
 import asyncio
 import os
 import random
 import signal
+import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from aiokafka.structs import TopicPartition
 from rich.console import Console
 from rich.table import Table
 
@@ -25,8 +29,11 @@ from operators.state import UserState
 from streams.bench.lab import BenchError, Lab, batches_of, laboratory
 from streams.bench.runs import create_topics, serving
 from streams.bench.summary import machine, versions
+from streams.connection import new_changelog_consumer
+from streams.settings import BrokerSettings, WorkerSettings
 from streams.store import StateStore
 from streams.topics import changelog_topic
+from streams.transport import hand_on_parsed_records
 
 __all__ = ["RecoveryOptions", "run", "show"]
 
@@ -36,6 +43,10 @@ _STATES: Final = 500
 _SLICE_USERS: Final = 20_000
 _CHECKED_USERS: Final = 1_000
 _GROUP: Final = "recovery"
+_POLL_MS: Final = 200
+_BATCH_USERS: Final = 8_000
+_CACHE_MB: Final = WorkerSettings().block_cache_mb
+_BUFFER_MB: Final = WorkerSettings().write_buffer_mb
 
 Echo = Callable[[str], object]
 
@@ -56,6 +67,13 @@ class _Start(NamedTuple):
     """From the start of the process until it processed events."""
     restored_records: int
     restore_s: float
+
+
+class _Ceilings(NamedTuple):
+    """What each half of a restore takes alone, in a process of its own."""
+
+    reading_s: float
+    writing_s: float
 
 
 def run(options: RecoveryOptions, echo: Echo) -> dict[str, Any]:
@@ -85,7 +103,9 @@ def run(options: RecoveryOptions, echo: Echo) -> dict[str, Any]:
             offsets = int(metrics.get("headwater_restored_records", 0))
             starts[kind] = _Start(ready_s, offsets, metrics.get("headwater_restore_seconds", 0.0))
         _check(lab.home / _GROUP / _GROUP, options, values)
-    return _result(options, starts, len(values[0]))
+        echo("reading alone, and writing alone")
+        ceilings = _Ceilings(asyncio.run(_reading_s(lab, options)), _writing_s(lab.home / "written", options, values))
+    return _result(options, starts, ceilings, len(values[0]))
 
 
 def _states() -> list[bytes]:
@@ -132,6 +152,46 @@ async def _send(producer: Any, topic: str, parts: dict[int, list[Any]]) -> None:
     parts.clear()
 
 
+async def _reading_s(lab: Lab, options: RecoveryOptions) -> float:
+    """Seconds to read the changelog as a restore does, without writing anything."""
+    hand_on_parsed_records()
+    consumer: Any = new_changelog_consumer(BrokerSettings(address=lab.address), read_committed=True)
+    await consumer.start()
+    try:
+        partitions = [TopicPartition(changelog_topic(_GROUP), n) for n in range(options.partitions)]
+        consumer.assign(partitions)
+        for partition in partitions:
+            consumer.seek(partition, 0)
+        began, records = time.monotonic(), 0
+        while records < options.users:
+            fetched = await consumer.getmany(timeout_ms=_POLL_MS)
+            records += sum(map(len, fetched.values()))
+        return time.monotonic() - began
+    finally:
+        await consumer.stop()
+
+
+def _writing_s(directory: Path, options: RecoveryOptions, values: list[bytes]) -> float:
+    """Seconds to write as many states to an empty store, in batches like those of a restore."""
+    store = StateStore(directory, block_cache_mb=_CACHE_MB, write_buffer_mb=_BUFFER_MB)
+    try:
+        for partition in range(options.partitions):
+            store.open(partition)
+            store.set_bulk(partition, True)
+        spent_s, users = 0.0, _users(options, values)
+        while changes := list(islice(users, _BATCH_USERS)):
+            by_partition: dict[int, list[tuple[bytes, bytes]]] = {}
+            for partition, key, value in changes:
+                by_partition.setdefault(partition, []).append((key, value))
+            spent_s -= time.monotonic()
+            for partition, part in by_partition.items():
+                store.write(partition, part, 0)
+            spent_s += time.monotonic()
+        return spent_s
+    finally:
+        store.close_all()
+
+
 def _check(directory: Path, options: RecoveryOptions, values: list[bytes]) -> None:
     """Some users, drawn anew each time, have the state that the changelog has.
 
@@ -152,7 +212,9 @@ def _check(directory: Path, options: RecoveryOptions, values: list[bytes]) -> No
         store.close_all()
 
 
-def _result(options: RecoveryOptions, starts: Mapping[str, _Start], value_bytes: int) -> dict[str, Any]:
+def _result(
+    options: RecoveryOptions, starts: Mapping[str, _Start], ceilings: _Ceilings, value_bytes: int
+) -> dict[str, Any]:
     cold = starts["cold"]
     if cold.restored_records != options.users:
         raise BenchError(f"{cold.restored_records} of {options.users} records were restored")
@@ -161,6 +223,8 @@ def _result(options: RecoveryOptions, starts: Mapping[str, _Start], value_bytes:
         "value_bytes": value_bytes,
         "restore_records_per_s": round(cold.restored_records / cold.restore_s),
         "restore_s": round(cold.restore_s, 2),
+        "reading_alone_per_s": round(options.users / ceilings.reading_s),
+        "writing_alone_per_s": round(options.users / ceilings.writing_s),
         "cold_ready_s": round(cold.ready_s, 2),
         "warm_ready_s": round(starts["warm"].ready_s, 2),
         "killed_ready_s": round(starts["killed"].ready_s, 2),
@@ -183,5 +247,7 @@ def show(result: Mapping[str, Any]) -> None:
     table.add_row("after an orderly end", f"{result['warm_ready_s']} s", "nothing to read")
     console.print(f"{result['users']:,} users on {result['partitions']} partitions")
     console.print(table)
+    reading, writing = result["reading_alone_per_s"], result["writing_alone_per_s"]
+    console.print(f"reading the changelog alone {reading:,} records/s, writing to the store alone {writing:,}")
     about = result["machine"]
     console.print(f"{result['broker']} broker on the same machine, {about['cores']} cores of {about['cpu']}")

@@ -35,4 +35,5 @@ def test_recovery() -> None:
     assert result["restore_records_per_s"] > 0
     assert result["killed_restored_records"] == 400, "nothing was flushed before the kill"
     assert min(result["cold_ready_s"], result["killed_ready_s"], result["warm_ready_s"]) > 0
+    assert min(result["reading_alone_per_s"], result["writing_alone_per_s"]) > 0
     recovery.show(result)
