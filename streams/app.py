@@ -36,6 +36,7 @@ from streams.clients.errors import ClientError
 from streams.connection import client_arguments, has_transactions, new_app, new_changelog_consumer
 from streams.engine import Engine
 from streams.intake import Intake
+from streams.logs import RepeatFilter
 from streams.metrics import Metrics
 from streams.progress import RestoreProgress
 from streams.reach import not_allowed, why_unreachable
@@ -356,5 +357,6 @@ def run_worker(settings: Settings) -> int:
     """Run one worker until SIGTERM or SIGINT; returns the exit status, or exits with 1 after an error."""
     for handler in logging.getLogger().handlers:
         handler.addFilter(_is_not_explained)
+        handler.addFilter(RepeatFilter())
     asyncio.run(_serve_or_exit(settings))
     return 0
