@@ -35,7 +35,7 @@ Echo = Callable[[str], object]
 class PipelineOptions:
     """What to measure; ``events`` are those of each run of the worker, ``naive_events`` of the naive agent."""
 
-    events: int = 60_000
+    events: int = 240_000
     naive_events: int = 4_000
     rounds: int = 3
     broker: BrokerKind = "kafka"

@@ -18,7 +18,7 @@ Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Interleaved; media
 
 
 def pipeline(
-    events: Annotated[int, typer.Option("--events", help="Purchases of each run of the worker.")] = 60_000,
+    events: Annotated[int, typer.Option("--events", help="Purchases of each run of the worker.")] = 240_000,
     naive_events: Annotated[int, typer.Option("--naive-events", help="The same for the naive agent.")] = 4_000,
     rounds: Rounds = 3,
     kind: Broker = "kafka",
