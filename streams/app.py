@@ -43,6 +43,7 @@ from streams.reach import not_allowed, why_unreachable
 from streams.resources import SystemLimitError, explained, open_files_of_partition
 from streams.restore import Restorer
 from streams.settings import Settings, SettingsError
+from streams.sources import SourceError, sources_of
 from streams.states import States
 from streams.store import StateStore, StoreError
 from streams.table import UserTable
@@ -66,7 +67,16 @@ class WorkerError(RuntimeError):
     """The worker cannot start, or had to stop; the message says why and what to do."""
 
 
-_EXPLAINED = (WorkerError, ModelError, StoreError, SystemLimitError, SettingsError, ClientError, FencedError)
+_EXPLAINED = (
+    WorkerError,
+    ModelError,
+    StoreError,
+    SystemLimitError,
+    SourceError,
+    SettingsError,
+    ClientError,
+    FencedError,
+)
 """Their message says everything."""
 
 
@@ -104,7 +114,13 @@ class Worker:
             write_buffer_mb=worker.write_buffer_mb,
             open_files_max=open_files_of_partition(table_partitions),
         )
-        self.states = States(self.store, table_partitions, worker.cache_users_max, plain_ids=self._pseudonyms is None)
+        self.states = States(
+            self.store,
+            table_partitions,
+            worker.cache_users_max,
+            plain_ids=self._pseudonyms is None,
+            sources=await asyncio.to_thread(sources_of, settings.broker, settings.topics.sources),
+        )
         catalog = Catalog()
         catalog_topic = settings.topics.catalog
         consumer = AIOKafkaConsumer(**client_arguments(settings.broker))

@@ -23,7 +23,7 @@ from streams.checkpoint import Checkpoint, Settlement
 from streams.dead_letters import withheld
 from streams.intake import Intake, IntakeQueue, Source
 from streams.metrics import Metrics
-from streams.states import POPULARITY_KEY, States
+from streams.states import States
 
 __all__ = ["Engine"]
 
@@ -118,7 +118,7 @@ class Engine:
             self._queue.clear()
             await asyncio.wait_for(self._changed.wait_for(self._idle), limits.drain_max_s)
             if not self.failed.done():
-                snapshots = _keyed(self._states.due_snapshots(events=1))
+                snapshots = self._states.due_snapshots(events=1)
                 await self._checkpoint.settle(Settlement(NO_EFFECTS, snapshots, {}, self._generation))
             self._states.forget()
 
@@ -224,7 +224,7 @@ class Engine:
         if self._pseudonyms is not None:
             effects = effects._replace(dead_letters=[withheld(letter) for letter in effects.dead_letters])
         clock.mark("process")
-        snapshots = _keyed(self._states.due_snapshots(limits.popularity_checkpoint_events))
+        snapshots = self._states.due_snapshots(limits.popularity_checkpoint_events)
         return _Work(batch, effects, snapshots, clock.seconds)
 
     async def _settle(self, intakes: Sequence[Intake], work: _Work, before: "asyncio.Task[None] | None") -> None:
@@ -246,10 +246,6 @@ class Engine:
         async with self._changed:
             self._in_work -= 1
             self._changed.notify_all()
-
-
-def _keyed(snapshots: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes, bytes]]:
-    return [(partition, POPULARITY_KEY, value) for partition, value in snapshots]
 
 
 def _decode(chunks: Sequence[Chunk], pseudonyms: Pseudonyms | None) -> tuple[Batch, int, float]:

@@ -3,6 +3,7 @@
 import logging
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from operators import limits, state
@@ -11,12 +12,15 @@ from operators.erasure import ERASURE, husk_key
 from operators.partition import partition_of
 from operators.process import UserKey
 from operators.state import StateError, UserState
+from streams.sources import SOURCES_KEY, Sources, compare
 from streams.store import StateStore
 
 __all__ = ["POPULARITY_KEY", "States"]
 
 POPULARITY_KEY: Final = b"\x00popularity"
 """Key of a partition's popularity snapshot; ids hold no control character, so no user has this key."""
+
+_NO_SOURCES: Final[Sources] = MappingProxyType({})
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +32,20 @@ class States:
     it holds more users than the batches in work can touch.
     """
 
-    def __init__(self, store: StateStore, partitions: int, cache_users_max: int, *, plain_ids: bool = True) -> None:
-        """``plain_ids``: keys are the ids that producers partition by, and no pseudonyms."""
+    def __init__(
+        self,
+        store: StateStore,
+        partitions: int,
+        cache_users_max: int,
+        *,
+        plain_ids: bool = True,
+        sources: Sources = _NO_SOURCES,
+    ) -> None:
+        """
+        Args:
+            plain_ids: keys are the ids that producers partition by, and no pseudonyms.
+            sources: the event topics that there are; without them those of the states are not looked at.
+        """
         self._store = store
         self._partitions = partitions
         self._plain_ids = plain_ids
@@ -37,6 +53,8 @@ class States:
         self._cache_users_max = max(cache_users_max, 4 * limits.batch_events_max)
         self._popularity: dict[int, Popularity] = {}
         self._snapshot_events: dict[int, int] = {}
+        self._sources = sources
+        self._sources_due: dict[int, bytes] = {}
         self.misplaced_users = 0
         """New users whose partition is not the one that Kafka's default partitioner gives."""
 
@@ -82,22 +100,34 @@ class States:
             del self._cache[user]
 
     def popularity(self, partitions: Iterable[int]) -> Mapping[int, Popularity]:
-        """Popularity by partition, restored from the store where the cache has none."""
+        """Popularity by partition, restored from the store where the cache has none.
+
+        Raises:
+            SourceError: a partition's states were made of another event topic of the same name.
+        """
         for partition in partitions:
             if partition not in self._popularity:
+                changed = compare(self._store.get(partition, SOURCES_KEY), self._sources)
+                if changed is not None:
+                    self._sources_due[partition] = changed
                 value = self._store.get(partition, POPULARITY_KEY)
                 restored = Popularity() if value is None else Popularity.restore(value)
                 self._popularity[partition] = restored
                 self._snapshot_events[partition] = restored.events
         return self._popularity
 
-    def due_snapshots(self, events: int) -> list[tuple[int, bytes]]:
-        """Popularity of the partitions that have moved by at least ``events`` since the last snapshot."""
-        due: list[tuple[int, bytes]] = []
+    def due_snapshots(self, events: int) -> list[tuple[int, bytes, bytes]]:
+        """Partition, key and value of what else the changelog is to hold.
+
+        Popularity of the partitions that have moved by at least ``events`` since the last snapshot, and the sources
+        of those whose states do not name them yet.
+        """
+        due = [(partition, SOURCES_KEY, value) for partition, value in self._sources_due.items()]
+        self._sources_due.clear()
         for partition, popularity in self._popularity.items():
             if popularity.events - self._snapshot_events[partition] >= events:
                 self._snapshot_events[partition] = popularity.events
-                due.append((partition, popularity.snapshot()))
+                due.append((partition, POPULARITY_KEY, popularity.snapshot()))
         return due
 
     def forget(self) -> None:
@@ -105,6 +135,7 @@ class States:
         self._cache.clear()
         self._popularity.clear()
         self._snapshot_events.clear()
+        self._sources_due.clear()
 
     def _new_user(self, user: UserKey) -> UserState:
         expected = partition_of(user.key, self._partitions)

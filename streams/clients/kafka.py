@@ -5,7 +5,9 @@ kafka-python ships no types; the protocols below name the part of it that is use
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar, cast
+from uuid import UUID
 
 import kafka
 from kafka import errors as kafka_errors
@@ -37,6 +39,8 @@ KafkaError: Final[type[Exception]] = kafka_errors.KafkaError
 NoCoordinatorError: Final[type[Exception]] = kafka_errors.CoordinatorNotAvailableError
 """Apache Kafka's answer about groups before the first group."""
 GroupRefusedError: Final[type[Exception]] = kafka_errors.GroupAuthorizationFailedError
+_NO_IDS: Final = frozenset({"None", str(UUID(int=0))})
+"""Of a broker before 2.8."""
 NODE_ID_EMBEDDED: Final = 111
 """Tansu's only node; its cluster id can be chosen, its node id cannot."""
 
@@ -155,6 +159,8 @@ class Cluster(NamedTuple):
     """Topic name -> number of partitions, internal topics left out."""
     secured: bool = False
     """It knows who asks, and may keep topics from us."""
+    topic_ids: Mapping[str, str] = MappingProxyType({})
+    """Of the same topics, where the broker gives ids that outlast it."""
 
 
 def connection_options(broker: BrokerSettings) -> dict[str, Any]:
@@ -258,7 +264,9 @@ def describe_cluster(broker: BrokerSettings) -> Cluster:
         topics = client.describe_topics()
     embedded = _is_embedded([node["broker_id"] for node in nodes])
     partitions = {t["name"]: len(t["partitions"]) for t in topics if not t.get("is_internal")}
-    return Cluster(embedded, partitions, broker.security_protocol != "PLAINTEXT")
+    named = {topic["name"]: str(topic.get("topic_id")) for topic in topics if topic["name"] in partitions}
+    ids = {} if embedded else {name: topic_id for name, topic_id in named.items() if topic_id not in _NO_IDS}
+    return Cluster(embedded, partitions, broker.security_protocol != "PLAINTEXT", ids)
 
 
 def _is_embedded(node_ids: Sequence[object]) -> bool:

@@ -9,7 +9,7 @@ from operators.process import NO_EFFECTS, Chunk, decode_chunks, process_batch
 from operators.ranking import Policy
 from streams.checkpoint import Settlement, Targets
 from streams.dead_letters import headers_of, value_of
-from streams.states import POPULARITY_KEY, States
+from streams.states import States
 from tests.chaos.disks import Changes, Disks
 from tests.chaos.ledger import ENCODER, Ledger, Source, require
 from tests.fakes import NOW_MS, TOPICS
@@ -110,11 +110,8 @@ class Worker:
             now_ms=NOW_MS,
         )
         offsets = {Source(chunk.topic, chunk.partition): chunk.records[-1].offset + 1 for chunk in chunks}
-        self.pending = Settlement(effects, self._snapshots(_SNAPSHOT_EVENTS), offsets)
+        self.pending = Settlement(effects, self.states.due_snapshots(_SNAPSHOT_EVENTS), offsets)
         self.ledger.duplicates += effects.counts.duplicates
-
-    def _snapshots(self, events: int) -> list[tuple[int, bytes, bytes]]:
-        return [(partition, POPULARITY_KEY, value) for partition, value in self.states.due_snapshots(events)]
 
     # -- settlement out: the ports that the real checkpoint is given too
     def settle_batch(self, settlement: Settlement) -> None:
@@ -158,7 +155,7 @@ class Worker:
         if self.pending is not None:
             self.settle_batch(self.pending)
             self.pending = None
-        self.settle_batch(Settlement(NO_EFFECTS, self._snapshots(1), {}))
+        self.settle_batch(Settlement(NO_EFFECTS, self.states.due_snapshots(1), {}))
         self.states.forget()
         if commit:
             self.commit()

@@ -12,6 +12,7 @@ from operators.columns import Columns
 from operators.partition import partition_of
 from operators.process import UserKey
 from operators.state import StateError, UserState
+from streams.sources import SOURCES_KEY, SourceError
 from streams.states import POPULARITY_KEY, States
 from streams.store import StateStore
 from tests.fakes import past
@@ -109,10 +110,36 @@ def test_popularity_is_restored_and_due_after_enough_events(store: StateStore) -
         restored[2].add("tea", 1_000 + n)
     assert states.due_snapshots(100) == []
     restored[2].add("tea", 99_000)
-    ((partition, value),) = states.due_snapshots(100)
-    assert partition == 2
+    ((partition, key, value),) = states.due_snapshots(100)
+    assert (partition, key) == (2, POPULARITY_KEY)
     assert Popularity.restore(value).events == 101
     assert states.due_snapshots(1) == []
+
+
+def test_the_topics_that_states_are_made_of_are_stored_once_and_others_refused(store: StateStore) -> None:
+    first = {"view": "id-1", "click": "id-2"}
+    states = States(store, PARTITIONS, 10, sources=first)
+    states.popularity([0, 1])
+    due = states.due_snapshots(100)
+    assert [(partition, key) for partition, key, _ in due] == [(0, SOURCES_KEY), (1, SOURCES_KEY)]
+    assert states.due_snapshots(100) == []
+    for partition, key, value in due:
+        store.write(partition, [(key, value)], 0)
+
+    again = States(store, PARTITIONS, 10, sources=first | {"erase": "id-3"})
+    again.popularity([0])
+    ((_, _, value),) = again.due_snapshots(100)
+    store.write(0, [(SOURCES_KEY, value)], 1)
+    again.popularity([0])
+    assert again.due_snapshots(100) == []
+
+    for changed in ({"view": "id-9"}, {"erase": "id-9"}):
+        with pytest.raises(SourceError, match=rf"{next(iter(changed))}.*deleted and made anew"):
+            States(store, PARTITIONS, 10, sources=first | changed).popularity([0])
+    States(store, PARTITIONS, 10, sources=first | {"erase": "id-9"}).popularity(
+        [1]
+    )  # made before there was an erase topic
+    States(store, PARTITIONS, 10).popularity([0])
 
 
 def test_a_damaged_state_is_an_error_not_a_new_user(store: StateStore) -> None:
