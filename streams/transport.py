@@ -28,7 +28,8 @@ Every change to Faust's consumer lives here; each names what it replaces (faust-
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -45,7 +46,15 @@ from streams.lease import LeasedProducer
 from streams.protocol import GroupMember, GroupOffset, commit_as_member, offsets_of_group
 from streams.transactions import FencedError, TransactionalProducer
 
-__all__ = ["BatchProducer", "ChunkConsumer", "ChunkSchema", "ChunkTransport", "Drain", "hand_on_parsed_records"]
+__all__ = [
+    "BatchProducer",
+    "ChunkConsumer",
+    "ChunkSchema",
+    "ChunkTransport",
+    "Drain",
+    "hand_on_parsed_records",
+    "parsed_records_handed_on",
+]
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +87,17 @@ class ChunkSchema(Schema):  # type: ignore[type-arg]  # Faust's generic paramete
 def hand_on_parsed_records() -> None:
     """Let every aiokafka consumer of this process skip the copy; the parser's record has what ``Record`` asks for."""
     PartitionRecords._consumer_record = _as_parsed
+
+
+@contextmanager
+def parsed_records_handed_on() -> Generator[None]:
+    """The same, for as long as the block runs: in a process with consumers that others have made."""
+    copying = PartitionRecords._consumer_record
+    hand_on_parsed_records()
+    try:
+        yield
+    finally:
+        PartitionRecords._consumer_record = copying
 
 
 def _as_parsed(self: PartitionRecords, tp: TopicPartition, record: Any) -> Any:

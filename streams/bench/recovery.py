@@ -33,7 +33,7 @@ from streams.connection import new_changelog_consumer
 from streams.settings import BrokerSettings, WorkerSettings
 from streams.store import StateStore
 from streams.topics import changelog_topic
-from streams.transport import hand_on_parsed_records
+from streams.transport import parsed_records_handed_on
 
 __all__ = ["RecoveryOptions", "run", "show"]
 
@@ -154,7 +154,6 @@ async def _send(producer: Any, topic: str, parts: dict[int, list[Any]]) -> None:
 
 async def _reading_s(lab: Lab, options: RecoveryOptions) -> float:
     """Seconds to read the changelog as a restore does, without writing anything."""
-    hand_on_parsed_records()
     consumer: Any = new_changelog_consumer(BrokerSettings(address=lab.address), read_committed=True)
     await consumer.start()
     try:
@@ -163,9 +162,10 @@ async def _reading_s(lab: Lab, options: RecoveryOptions) -> float:
         for partition in partitions:
             consumer.seek(partition, 0)
         began, records = time.monotonic(), 0
-        while records < options.users:
-            fetched = await consumer.getmany(timeout_ms=_POLL_MS)
-            records += sum(map(len, fetched.values()))
+        with parsed_records_handed_on():
+            while records < options.users:
+                fetched = await consumer.getmany(timeout_ms=_POLL_MS)
+                records += sum(map(len, fetched.values()))
         return time.monotonic() - began
     finally:
         await consumer.stop()

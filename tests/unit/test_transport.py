@@ -23,6 +23,7 @@ from streams.transport import (
     ChunkTransport,
     _round_robin,
     hand_on_parsed_records,
+    parsed_records_handed_on,
 )
 
 VIEW, CLICK, CHANGES = TP("view", 0), TP("click", 1), TP("changelog", 0)
@@ -375,6 +376,15 @@ def test_parsed_records_are_handed_on_as_they_are(monkeypatch: pytest.MonkeyPatc
     records: Any = PartitionRecords.__new__(PartitionRecords)
     one = Parsed(1)
     assert records._consumer_record(TopicPartition("view", 0), one) is one
+
+
+def test_other_consumers_of_a_process_get_their_copies_again() -> None:
+    untyped: Any = PartitionRecords
+    copying = untyped._consumer_record
+    with pytest.raises(RuntimeError, match="inside"), parsed_records_handed_on():
+        assert untyped._consumer_record is not copying
+        raise RuntimeError("inside")
+    assert untyped._consumer_record is copying
 
 
 def test_the_transport_makes_these_consumers_and_producers() -> None:
