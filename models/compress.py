@@ -24,7 +24,7 @@ from models.manifest import (
     version_of,
     write_manifest,
 )
-from models.metrics import rank_scores
+from models.metrics import rank_scores, recall_of
 from models.precision import PRECISIONS, Precision, pack_rows
 from models.runtime import OnnxEncoder
 from operators.drawn import drawn_rows
@@ -90,8 +90,9 @@ def compress(source: Path, out: Path, precision: Precision) -> Manifest:
     Raises:
         ModelError: ``source`` is compressed already, or the lists would differ by more than ``OVERLAP_MIN`` allows.
     """
-    manifest = _written(source, out, precision, _feed_forward if precision == "int8" else _none)
-    kept = overlap(OnnxEncoder(source, providers="cpu"), OnnxEncoder(out, providers="cpu"))
+    reference = OnnxEncoder(source, providers="cpu")
+    manifest = _written(source, reference, out, precision, _feed_forward if precision == "int8" else _none)
+    kept = overlap(reference, OnnxEncoder(out, providers="cpu"))
     if kept < OVERLAP_MIN:
         raise ModelError(
             f"{precision} keeps {kept:.4f} of the lists of {manifest.name}, less than {OVERLAP_MIN};"
@@ -103,7 +104,7 @@ def compress(source: Path, out: Path, precision: Precision) -> Manifest:
 def overlap(reference: OnnxEncoder, other: OnnxEncoder) -> float:
     """Mean share of the reference's ten best items that are among the other's, over histories drawn by the model."""
     asked = _drawn(reference)
-    return _shared(_lists(reference, asked), _lists(other, asked))
+    return recall_of(_lists(other, asked), _lists(reference, asked))
 
 
 def compression_table(source: Path, advance: Callable[[str, float], None] = lambda _w, _s: None) -> list[Compressed]:
@@ -125,12 +126,12 @@ def compression_table(source: Path, advance: Callable[[str, float], None] = lamb
             advance(variant, n / len(variants))
             directory = Path(scratch) / str(n)
             directory.mkdir()
-            _written(source, directory, precision, coarse)
+            _written(source, reference, directory, precision, coarse)
             started = time.perf_counter()
             encoder = OnnxEncoder(directory, providers="cpu")
             load_ms = 1000 * (time.perf_counter() - started)
             lists = _lists(encoder, asked)
-            kept = _shared(expected, lists)
+            kept = recall_of(lists, expected)
             rows.append(
                 Compressed(
                     variant,
@@ -145,7 +146,7 @@ def compression_table(source: Path, advance: Callable[[str, float], None] = lamb
     return rows
 
 
-def _written(source: Path, out: Path, precision: Precision, coarse: Coarse) -> Manifest:
+def _written(source: Path, reference: OnnxEncoder, out: Path, precision: Precision, coarse: Coarse) -> Manifest:
     manifest, contents = load_artefact(source)
     if manifest.precision != "fp32":
         raise ModelError(f"{source} is in {manifest.precision} already; compress the model it was made from")
@@ -153,8 +154,7 @@ def _written(source: Path, out: Path, precision: Precision, coarse: Coarse) -> M
         (out / name).write_bytes(content)
     if precision != "fp32":
         (out / ADVANCE_FILE).write_bytes(compressed(contents[ADVANCE_FILE], coarse))
-        rows = np.arange(manifest.items)
-        matrix = OnnxEncoder(source, providers="cpu").embeddings(rows)
+        matrix = reference.embeddings(np.arange(manifest.items))
         np.save(out / EMBEDDINGS_FILE, pack_rows(matrix, precision), allow_pickle=False)
     files = hash_files(out, tuple(manifest.files))
     version = version_of(manifest.name, files)
@@ -190,10 +190,6 @@ def _baskets(reference: OnnxEncoder) -> _Asked:
 
 def _lists(encoder: OnnxEncoder, asked: _Asked) -> NDArray[np.int64]:
     return encoder.top_k(asked.vectors(encoder), LIST_ITEMS)[1]
-
-
-def _shared(expected: NDArray[np.int64], found: NDArray[np.int64]) -> float:
-    return float((found[:, :, None] == expected[:, None, :]).any(axis=2).mean())
 
 
 def _speeds(encoder: OnnxEncoder) -> dict[str, float]:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from operators.candidates.component import top_rows
 
-__all__ = ["Scores", "bootstrap_interval", "gains", "rank_scores", "top_rows"]
+__all__ = ["Scores", "bootstrap_interval", "gains", "rank_scores", "recall_of", "top_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,11 @@ def rank_scores(ranked: NDArray[np.int64], targets: Sequence[NDArray[np.int64]])
         recall=float(np.mean(found_of / sizes)),
         baskets=count,
     )
+
+
+def recall_of(found: NDArray[np.int64], exact: NDArray[np.int64]) -> float:
+    """Share of the rows of ``exact`` (B, k) that are among those of ``found`` (B, K)."""
+    return float((exact[:, :, None] == found[:, None, :]).any(axis=2).mean())
 
 
 def gains(ranks: NDArray[np.float64], k: int) -> NDArray[np.float64]:

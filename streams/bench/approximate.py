@@ -14,9 +14,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from models.metrics import recall_of
 from streams.bench.exact import Catalogue, Search, extended
 
-__all__ = ["RECALL_MIN", "Approximate", "build", "recall_of"]
+__all__ = ["RECALL_MIN", "Approximate", "build"]
 
 RECALL_MIN: Final = 0.99
 """Of the exact ten, the share that must be found."""
@@ -53,11 +54,6 @@ def build(catalogue: Catalogue, k: int, vectors: NDArray[np.float32], exact: NDA
     while index.k_factor < most and recall_of(search(vectors)[1], exact) < RECALL_MIN:
         index.k_factor = min(2 * index.k_factor, most)
     return Approximate(search, int(index.k_factor * k), build_s)
-
-
-def recall_of(found: NDArray[np.int64], exact: NDArray[np.int64]) -> float:
-    """Share of the rows of ``exact`` (B, k) that are among those of ``found`` (B, k)."""
-    return float((exact[:, :, None] == found[:, None, :]).any(axis=2).mean())
 
 
 def _even(matrix: NDArray[np.float32]) -> NDArray[np.float32]:

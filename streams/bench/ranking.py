@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from models.metrics import recall_of
 from models.runtime import OnnxEncoder
 from operators.interest import step
-from streams.bench.approximate import Approximate, build, recall_of
+from streams.bench.approximate import Approximate, build
 from streams.bench.exact import Catalogue, Search, searches
 from streams.bench.lab import BenchError
 from streams.bench.summary import machine, versions
