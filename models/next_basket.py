@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from models.dataset import NextBaskets, Purchases, Sequences, next_baskets, sequences, split_bounds, vocabulary
 from models.encoder import ItemEncoder
 from models.metrics import Scores, rank_scores, top_rows
-from models.packing import Packed, pack
+from models.packing import Packed, pack, split_filled
 from models.tasks import Batch, Split
 from operators.interest import EVENT_TYPES, OUT_OF_VOCABULARY
 
@@ -156,8 +156,7 @@ def _groups(
     users = np.flatnonzero(np.diff(np.searchsorted(tasks.before, events.offsets)) > 0)
     lengths = ends - events.offsets[:-1]
     users = users[np.argsort(-lengths[users], kind="stable")] if rng is None else rng.permutation(users)
-    filled = (np.cumsum(lengths[users]) - 1) // batch_events
-    return np.split(users, np.flatnonzero(np.diff(filled)) + 1)
+    return split_filled(users, lengths[users], batch_events)
 
 
 def _packed(

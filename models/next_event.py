@@ -18,7 +18,7 @@ from models.encoder import ItemEncoder
 from models.event_histories import EventHistories
 from models.metrics import Scores, rank_scores, top_rows
 from models.next_item import cut_windows
-from models.packing import pack
+from models.packing import pack, split_filled
 from models.tasks import Batch, Split
 from operators.interest import OUT_OF_VOCABULARY
 
@@ -61,8 +61,7 @@ class NextEventTask:
         """Windows (n, 2), start and inputs, shuffled and gathered until a batch has ``batch_events``."""
         inputs = self.data.ends(self.data.validation_ms) - self.data.offsets[:-1] - 1
         windows = cut_windows(self.data.offsets[:-1], inputs, self.window_events, rng)
-        filled = (np.cumsum(windows[:, 1]) - 1) // self.batch_events
-        return np.split(windows, np.flatnonzero(np.diff(filled)) + 1)
+        return split_filled(windows, windows[:, 1], self.batch_events)
 
     def batch(self, chosen: NDArray[np.int64], rng: np.random.Generator) -> Batch:
         """The windows of one entry of ``plan``."""
@@ -123,7 +122,7 @@ def _vectors(model: ItemEncoder, data: EventHistories, before: NDArray[np.int64]
     lengths = ends - starts
     order = np.argsort(-lengths, kind="stable")
     out = torch.empty(len(before), model.items.weight.shape[1], device=device)
-    for group in np.split(order, np.flatnonzero(np.diff(np.cumsum(lengths[order]) // CHUNK_EVENTS)) + 1):
+    for group in split_filled(order, lengths[order], CHUNK_EVENTS):
         packed = pack(starts[group], lengths[group])
         columns = (torch.from_numpy(c[packed.events]).to(device) for c in (data.rows, data.types, data.gaps))
         with torch.no_grad():

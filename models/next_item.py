@@ -14,7 +14,7 @@ from torch import Tensor
 from models.encoder import ItemEncoder
 from models.leave_one_out import GAP_FED, HELD_OUT_EVENTS, TYPE_FED, Interactions, score_users
 from models.metrics import Scores
-from models.packing import pack
+from models.packing import pack, split_filled
 from models.tasks import Batch, Split
 
 __all__ = ["NextItemTask", "cut_windows"]
@@ -53,8 +53,7 @@ class NextItemTask:
         """Windows (n, 2), start and inputs, shuffled and gathered until a batch has ``batch_events``."""
         inputs = self.data.lengths() - self.held_out_events - 1  # each has a next item in the training part
         windows = cut_windows(self.data.offsets[:-1], inputs, self.window_events, rng)
-        filled = (np.cumsum(windows[:, 1]) - 1) // self.batch_events
-        return np.split(windows, np.flatnonzero(np.diff(filled)) + 1)
+        return split_filled(windows, windows[:, 1], self.batch_events)
 
     def batch(self, chosen: NDArray[np.int64], rng: np.random.Generator) -> Batch:
         """The windows of one entry of ``plan``."""
@@ -108,9 +107,8 @@ def _last_vectors(model: ItemEncoder, data: Interactions, split: Split) -> Tenso
     device = model.bias.device
     vectors = torch.empty(len(lengths), model.items.weight.shape[1], device=device)
     order = np.argsort(-lengths, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(np.cumsum(lengths[order]) // CHUNK_EVENTS)) + 1)
     with torch.no_grad():
-        for group in groups:
+        for group in split_filled(order, lengths[order], CHUNK_EVENTS):
             packed = pack(starts[group], lengths[group])
             rows = torch.from_numpy(data.rows[packed.events]).to(device)
             types, gaps = torch.full_like(rows, TYPE_FED), torch.full_like(rows, GAP_FED)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Packed", "pack"]
+__all__ = ["Packed", "pack", "split_filled"]
 
 
 class Packed(NamedTuple):
@@ -39,3 +39,9 @@ def pack(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> Packed:
     ends[order] = wave_starts[lengths[order] - 1] + np.arange(len(lengths))
     sequence = order[place]
     return Packed(starts[sequence] + step, sequence, step, waves.tolist(), ends)
+
+
+def split_filled(things: NDArray[np.int64], lengths: NDArray[np.int64], events_max: int) -> list[NDArray[np.int64]]:
+    """``things`` (n, ...) of ``lengths`` (n,) events each, in their order, split wherever ``events_max`` are full."""
+    filled = (np.cumsum(lengths) - 1) // events_max
+    return np.split(things, np.flatnonzero(np.diff(filled)) + 1)
