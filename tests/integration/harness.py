@@ -28,6 +28,8 @@ __all__ = [
     "WorkerProcess",
     "committed",
     "create_topics",
+    "ends_of",
+    "events_of_users",
     "new_settings",
     "partition_of",
     "read_topic",
@@ -199,6 +201,20 @@ async def _committed(settings: Settings) -> dict[tuple[str, int], int]:
 def committed(settings: Settings) -> dict[tuple[str, int], int]:
     """Offsets that the worker's group has committed, -1 for none, by topic and partition."""
     return run(_committed(settings))
+
+
+def events_of_users(topic: str, users: int) -> list[Outgoing]:
+    """One event of each of so many users, at the same moment."""
+    body = '{"user_id": "user-%d", "item_id": "1082185", "timestamp": 1767225600000}'
+    return [Outgoing(topic, b"user-%d" % user, (body % user).encode()) for user in range(users)]
+
+
+def ends_of(places: Iterable[Place]) -> dict[tuple[str, int], int]:
+    """The offset behind the last of the places, by topic and partition."""
+    ends: dict[tuple[str, int], int] = {}
+    for place in places:
+        ends[place.topic, place.partition] = max(place.offset + 1, ends.get((place.topic, place.partition), 0))
+    return ends
 
 
 def wait_settled(

@@ -13,7 +13,16 @@ from streams.chaos.readback import final_states
 from streams.settings import Settings
 from streams.topics import changelog_topic
 from streams.worker_process import WorkerProcess
-from tests.integration.harness import Outgoing, Producer, committed, create_topics, new_settings, run, wait_settled
+from tests.integration.harness import (
+    Producer,
+    committed,
+    create_topics,
+    ends_of,
+    events_of_users,
+    new_settings,
+    run,
+    wait_settled,
+)
 
 _USERS = 40
 
@@ -28,11 +37,6 @@ async def _set_record_bytes_max(settings: Settings, topic: str, value: int) -> N
         await admin.close()
 
 
-def _events(settings: Settings) -> list[Outgoing]:
-    body = '{"user_id": "user-%d", "item_id": "1082185", "timestamp": 1767225600000}'
-    return [Outgoing(settings.topics.purchase, b"user-%d" % user, (body % user).encode()) for user in range(_USERS)]
-
-
 @pytest.mark.kafka
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("delivery", ["at_least_once", pytest.param("exactly_once", marks=pytest.mark.slow)])
@@ -41,7 +45,7 @@ def test_a_changelog_that_takes_no_large_record(kafka: str, tmp_path: Path, deli
     create_topics(settings)
     changelog = changelog_topic(settings.worker.app_id)
     run(_set_record_bytes_max(settings, changelog, 500))
-    places = run(Producer(settings).send(_events(settings)))
+    places = run(Producer(settings).send(events_of_users(settings.topics.purchase, _USERS)))
     with WorkerProcess(settings, tmp_path).start() as worker:
         assert worker.process.wait(90) == 1
         errors = [
@@ -53,9 +57,7 @@ def test_a_changelog_that_takes_no_large_record(kafka: str, tmp_path: Path, deli
         assert max(committed(settings).values(), default=0) <= 0
         run(_set_record_bytes_max(settings, changelog, 1_000_000))
         worker.start()
-        ends: dict[tuple[str, int], int] = {}
-        for place in places:
-            ends[place.topic, place.partition] = max(place.offset + 1, ends.get((place.topic, place.partition), 0))
+        ends = ends_of(places)
         quiet = {tp: -1 for tp in committed(settings) if tp not in ends and delivery == "at_least_once"}
         wait_settled(settings, {**quiet, **ends}, 60, [worker])
         assert worker.terminate() == 0

@@ -11,14 +11,9 @@ from aiokafka.admin import AIOKafkaAdminClient
 from streams.chaos.readback import final_states
 from streams.settings import Settings
 from streams.worker_process import WorkerProcess
-from tests.integration.harness import Outgoing, Producer, create_topics, new_settings, run, wait_settled
+from tests.integration.harness import Producer, create_topics, ends_of, events_of_users, new_settings, run, wait_settled
 
 _USERS = 20
-
-
-def _events(settings: Settings, topic: str) -> list[Outgoing]:
-    body = '{"user_id": "user-%d", "item_id": "1082185", "timestamp": 1767225600000}'
-    return [Outgoing(topic, b"user-%d" % user, (body % user).encode()) for user in range(_USERS)]
 
 
 async def _delete(settings: Settings, topic: str) -> None:
@@ -31,10 +26,7 @@ async def _delete(settings: Settings, topic: str) -> None:
 
 
 def _send(settings: Settings, topic: str) -> dict[tuple[str, int], int]:
-    ends: dict[tuple[str, int], int] = {}
-    for place in run(Producer(settings).send(_events(settings, topic))):
-        ends[place.topic, place.partition] = max(place.offset + 1, ends.get((place.topic, place.partition), 0))
-    return ends
+    return ends_of(run(Producer(settings).send(events_of_users(topic, _USERS))))
 
 
 @pytest.mark.kafka
