@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operators import limits
-from operators.interest import Encoder, EncoderError
+from operators.interest import Encoder, EncoderError, PackedJobs
 
 __all__ = ["FailoverEncoder", "Reopenable"]
 
@@ -82,15 +82,8 @@ class FailoverEncoder:
     def set_rule(self, item_id: str, available: bool, boost: float) -> None:
         self._inner.set_rule(item_id, available, boost)
 
-    def advance(
-        self,
-        hidden: NDArray[np.float32],
-        rows: NDArray[np.int64],
-        types: NDArray[np.int64],
-        gaps: NDArray[np.int64],
-        waves: NDArray[np.int64],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        return self._guarded(lambda: self._inner.advance(hidden, rows, types, gaps, waves))
+    def advance(self, packed: PackedJobs) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return self._guarded(lambda: self._inner.advance(packed))
 
     def top_k(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         return self._guarded(lambda: self._inner.top_k(vectors, k))

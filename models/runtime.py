@@ -27,7 +27,7 @@ from models.manifest import (
 from models.precision import unpack_rows
 from models.ranker import Ranker, run_bound
 from operators.explaining import mean_response
-from operators.interest import EVENT_TYPES, OUT_OF_VOCABULARY
+from operators.interest import EVENT_TYPES, OUT_OF_VOCABULARY, PackedJobs
 
 __all__ = ["DEFAULT_ARTEFACT", "OnnxEncoder", "Providers", "open_session"]
 
@@ -120,15 +120,14 @@ class OnnxEncoder:
     def item_at(self, row: int) -> str:
         return self._items[row]
 
-    def advance(
-        self,
-        hidden: NDArray[np.float32],
-        rows: NDArray[np.int64],
-        types: NDArray[np.int64],
-        gaps: NDArray[np.int64],
-        waves: NDArray[np.int64],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        inputs = {"hidden": hidden, "item_rows": rows, "event_types": types, "gaps": gaps, "waves": waves}
+    def advance(self, packed: PackedJobs) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        inputs: dict[str, NDArray[Any]] = {
+            "hidden": packed.hidden,
+            "item_rows": packed.rows,
+            "event_types": packed.types,
+            "gaps": packed.gaps,
+            "waves": packed.waves,
+        }
         hidden_out, vectors = run_bound(
             self._advance, inputs, {"item_embeddings": self._embeddings_value}, ("hidden_out", "vector")
         )

@@ -14,11 +14,11 @@ __all__ = [
     "Encoder",
     "EncoderError",
     "Job",
-    "Packed",
+    "PackedJobs",
     "advance_by_steps",
     "gap_bucket",
     "gap_buckets",
-    "pack",
+    "pack_jobs",
     "refresh",
     "step",
 ]
@@ -59,6 +59,23 @@ class EncoderError(RuntimeError):
     """An encoder that is known to be able to fail cannot compute now; lists are made without it meanwhile."""
 
 
+class PackedJobs(NamedTuple):
+    """The P events of B users, packed wave by wave so that nothing is padded.
+
+    All users end together: the last wave holds everyone's last event, the one before it the last event but one of
+    whoever has one, and so on. With the users by falling number of events each wave is of a prefix of them.
+    """
+
+    hidden: NDArray[np.float32]
+    """(B, S) before the events."""
+    rows: NDArray[np.int64]
+    types: NDArray[np.int64]
+    gaps: NDArray[np.int64]
+    """(P,) inputs of the events, each of the three."""
+    waves: NDArray[np.int64]
+    """(T,) events of each wave; never falling, B in the end, P in all."""
+
+
 class Encoder(Protocol):
     """A recurrent sequence encoder with its item matrix: O(1) work per event, exact top-k by inner product.
 
@@ -88,26 +105,8 @@ class Encoder(Protocol):
         """``row_of`` of each item."""
         ...
 
-    def advance(
-        self,
-        hidden: NDArray[np.float32],
-        rows: NDArray[np.int64],
-        types: NDArray[np.int64],
-        gaps: NDArray[np.int64],
-        waves: NDArray[np.int64],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Apply the P events of B users, packed wave by wave so that nothing is padded.
-
-        All users end together: the last wave holds everyone's last event, the one before it the last event but one
-        of whoever has one, and so on. With the users by falling number of events each wave is of a prefix of them.
-
-        Args:
-            hidden: (B, S) before the events.
-            rows, types, gaps: (P,) inputs of the events.
-            waves: (T,) events of each wave; never falling, B in the end, P in all.
-
-        Returns hidden (B, S) and vectors (B, D) after each user's last event.
-        """
+    def advance(self, packed: PackedJobs) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Apply the events: hidden (B, S) and vectors (B, D) after each user's last one."""
         ...
 
     def top_k(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -159,16 +158,14 @@ def step(
     gaps: NDArray[np.int64],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """One event for each of B users: hidden (B, S) and inputs (B,) -> hidden' (B, S), vectors (B, D)."""
-    return encoder.advance(hidden, rows, types, gaps, np.array([len(rows)], np.int64))
+    return encoder.advance(PackedJobs(hidden, rows, types, gaps, np.array([len(rows)], np.int64)))
 
 
 def advance_by_steps(
-    step: Callable[..., tuple[NDArray[np.float32], NDArray[np.float32]]],
-    hidden: NDArray[np.float32],
-    columns: Sequence[NDArray[np.int64]],
-    waves: NDArray[np.int64],
+    step: Callable[..., tuple[NDArray[np.float32], NDArray[np.float32]]], packed: PackedJobs
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """``Encoder.advance`` of an encoder that only has ``step(hidden, *columns)``, one event for each of its users."""
+    """``Encoder.advance`` by ``step(hidden, rows, types, gaps)``, which takes one event for each of its users."""
+    hidden, *columns, waves = packed
     states, vectors, start = hidden[:0], hidden[:0], 0
     for users in waves.tolist():
         wave = slice(start, start + users)
@@ -179,24 +176,8 @@ def advance_by_steps(
     return states, vectors
 
 
-class Packed(NamedTuple):
-    """Jobs as ``Encoder.advance`` takes them."""
-
-    order: NDArray[np.int64]
-    """(B,) the jobs by falling number of events."""
-    hidden: NDArray[np.float32]
-    rows: NDArray[np.int64]
-    types: NDArray[np.int64]
-    gaps: NDArray[np.int64]
-    waves: NDArray[np.int64]
-
-    def through(self, encoder: Encoder) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """What the encoder makes of them, in this order."""
-        return encoder.advance(self.hidden, self.rows, self.types, self.gaps, self.waves)
-
-
-def pack(jobs: Sequence[Job], hidden_width: int) -> Packed:
-    """The jobs, of which there is one at least, in the layout of ``Encoder.advance``."""
+def pack_jobs(jobs: Sequence[Job], hidden_width: int) -> tuple[NDArray[np.int64], PackedJobs]:
+    """The jobs, of which there is one at least, packed, and their order (B,): by falling number of events."""
     lengths = np.array([len(job.rows) for job in jobs], np.int64)
     order = np.argsort(-lengths, kind="stable")
     events, waves = _waves(lengths, order)
@@ -205,7 +186,7 @@ def pack(jobs: Sequence[Job], hidden_width: int) -> Packed:
     falling: list[int] = order.tolist()
     before = [jobs[place].hidden for place in falling]
     hidden = np.stack([fresh if state is None else state for state in before])
-    return Packed(order, hidden, rows, types, gaps, waves)
+    return order, PackedJobs(hidden, rows, types, gaps, waves)
 
 
 def refresh(encoder: Encoder, jobs: Sequence[Job]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -215,15 +196,15 @@ def refresh(encoder: Encoder, jobs: Sequence[Job]) -> tuple[NDArray[np.float32],
     """
     if not jobs:
         return np.zeros((0, encoder.hidden_width), np.float32), np.zeros((0, encoder.vector_width), np.float32)
-    packed = pack(jobs, encoder.hidden_width)
-    hidden, vectors = packed.through(encoder)
+    order, packed = pack_jobs(jobs, encoder.hidden_width)
+    hidden, vectors = encoder.advance(packed)
     back = np.empty(len(jobs), np.int64)
-    back[packed.order] = np.arange(len(jobs))
+    back[order] = np.arange(len(jobs))
     return hidden[back], vectors[back]
 
 
 def _waves(lengths: NDArray[np.int64], order: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Layout of ``Encoder.advance`` of users whose events lie one user after the other.
+    """Layout of ``PackedJobs`` of users whose events lie one user after the other.
 
     Args:
         lengths: (B,) events of each user.

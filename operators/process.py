@@ -246,13 +246,11 @@ def process_batch(
     of_users = [states[user] for user in users]
     folded = fold_all(of_users[: len(batch.users)], batch.events, batch.bounds, encoder)
     folded += [fold(states[user], [], encoder) for user in left]
-    is_refreshed = _refresh(of_users, folded, encoder)
     for user, outcome in zip(users, folded, strict=True):
         popularity[user.partition].extend(outcome.fresh)
     popularities = [popularity[user.partition] for user in users]
     try:
-        if not is_refreshed:
-            raise EncoderError
+        _refresh(of_users, folded, encoder)
         ranked = ranking.rank(of_users, popularities, encoder, policy, withdrawn, categories)
         degraded = False
     except EncoderError:
@@ -290,21 +288,24 @@ def _erase_effect(user: UserKey, request: ErasureRequest, user_state: UserState,
     )
 
 
-def _refresh(states: Sequence[UserState], folded: Sequence[Folded], encoder: Encoder) -> bool:
-    """Whether the encoder could; where not, the states say what they lack."""
+def _refresh(states: Sequence[UserState], folded: Sequence[Folded], encoder: Encoder) -> None:
+    """Give the states their new vectors.
+
+    Raises:
+        EncoderError: of the encoder, once the states say that they lack them.
+    """
     owed = [(user_state, outcome.job) for user_state, outcome in zip(states, folded, strict=True) if outcome.job]
     if not owed:
-        return True
+        return
     try:
         hidden, vectors = refresh(encoder, [job for _, job in owed])
     except EncoderError:
         for user_state, _ in owed:
             user_state.forget_encoding()
-        return False
+        raise
     for n, (user_state, _) in enumerate(owed):
         # Copies: a view would keep the whole batch's arrays alive as long as any of its users is cached.
         user_state.hidden, user_state.vector = hidden[n].copy(), vectors[n].copy()
-    return True
 
 
 class _Origin(NamedTuple):

@@ -172,7 +172,7 @@ def _without_seen(
     count: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     # Asking for `history_events_max` more than a list holds leaves `count` unseen ones whatever was seen.
-    seen = [set(encoder.rows_of(state.history_items)) for state in states]
+    seen = [set(_rows_of(state, encoder)) for state in states]
     known = [[row in seen[n] for row in candidates] for n, candidates in enumerate(rows.tolist())]
     scores = np.where(known, np.float32(-np.inf), scores)
     places = np.argsort(-scores, axis=1, kind="stable")[:, :count]
@@ -200,12 +200,16 @@ def _shaped(
     )
 
 
+def _rows_of(state: UserState, encoder: Encoder) -> "array[int]":
+    """Rows of the history's items, oldest first; looked up once while the state is cached."""
+    if state.rows is None:
+        state.rows = array("q", encoder.rows_of(state.history_items))
+    return state.rows
+
+
 def _recent_rows(states: Sequence[UserState], encoder: Encoder, events: int) -> NDArray[np.int64]:
     """(B, H) rows of the newest events of each user, newest first, filled with row 0."""
-    for state in states:
-        if state.rows is None:
-            state.rows = array("q", encoder.rows_of(state.history_items))
-    histories = [state.rows[-events:] for state in states if state.rows is not None]
+    histories = [_rows_of(state, encoder)[-events:] for state in states]
     lengths = [len(history) for history in histories]
     flat = np.frombuffer(b"".join(histories), np.int64)
     recent = np.zeros((len(states), max(lengths)), np.int64)

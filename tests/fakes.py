@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operators.events import Event, fingerprint_of
-from operators.interest import GAP_BUCKETS, OUT_OF_VOCABULARY, advance_by_steps
+from operators.interest import GAP_BUCKETS, OUT_OF_VOCABULARY, PackedJobs, advance_by_steps
 from operators.process import Chunk
 
 __all__ = ["NOW_MS", "TOPICS", "FakeEncoder", "FakeRecord", "chunk", "event", "full_pass", "items", "record"]
@@ -70,15 +70,8 @@ class FakeEncoder:
     def item_at(self, row: int) -> str:
         return self.items[row]
 
-    def advance(
-        self,
-        hidden: NDArray[np.float32],
-        rows: NDArray[np.int64],
-        types: NDArray[np.int64],
-        gaps: NDArray[np.int64],
-        waves: NDArray[np.int64],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        return advance_by_steps(self.step, hidden, [rows, types, gaps], waves)
+    def advance(self, packed: PackedJobs) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return advance_by_steps(self.step, packed)
 
     def step(
         self, hidden: NDArray[np.float32], rows: NDArray[np.int64], types: NDArray[np.int64], gaps: NDArray[np.int64]

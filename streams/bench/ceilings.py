@@ -13,7 +13,7 @@ from models.runtime import OnnxEncoder
 from operators import limits
 from operators.candidates.popularity import Popularity
 from operators.events import JSON_HEADERS
-from operators.interest import Job, Packed, pack
+from operators.interest import Job, PackedJobs, pack_jobs
 from operators.process import Chunk, Effects, UserKey, decode_chunks, process_batch
 from operators.ranking import Policy
 from operators.state import UserState
@@ -72,17 +72,17 @@ def recorded_batches(lists: Sequence[Listed], backlog: Backlog) -> list[list[Chu
 def encoder_alone(encoder: OnnxEncoder, batches: Sequence[Sequence[Chunk]]) -> Rate:
     """``advance`` of the same events and ``top_k`` in the same blocks; the inputs lie ready."""
     packed = [_packed(encoder, batch) for batch in batches]
-    events, lists = sum(len(batch.rows) for batch in packed), sum(len(batch.order) for batch in packed)
+    events, lists = sum(len(batch.rows) for batch in packed), sum(len(batch.hidden) for batch in packed)
     began = time.perf_counter()
     for batch in packed:
-        _, vectors = batch.through(encoder)
+        _, vectors = encoder.advance(batch)
         for start in range(0, len(vectors), limits.score_batch_lists):
             encoder.top_k(vectors[start : start + limits.score_batch_lists], Policy().list_items)
     seconds = time.perf_counter() - began
     return Rate(events / seconds, lists / seconds)
 
 
-def _packed(encoder: OnnxEncoder, chunks: Sequence[Chunk]) -> Packed:
+def _packed(encoder: OnnxEncoder, chunks: Sequence[Chunk]) -> PackedJobs:
     decoded = decode_chunks(chunks, limits.timestamp_ms_max)
     rows = np.array(encoder.rows_of(decoded.events.item_ids), np.int64)
     gaps = np.ones(len(rows), np.int64)
@@ -90,7 +90,7 @@ def _packed(encoder: OnnxEncoder, chunks: Sequence[Chunk]) -> Packed:
         Job(None, rows[start:end], decoded.events.types[start:end], gaps[start:end])
         for start, end in pairwise(decoded.bounds)
     ]
-    return pack(jobs, encoder.hidden_width)
+    return pack_jobs(jobs, encoder.hidden_width)[1]
 
 
 def core_alone(encoder: OnnxEncoder, batches: Sequence[Sequence[Chunk]]) -> Core:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.dataset import complete_journey
-from operators.interest import OUT_OF_VOCABULARY, advance_by_steps
+from operators.interest import OUT_OF_VOCABULARY, PackedJobs, advance_by_steps
 from streams import app
 from streams.settings import load_settings
 
@@ -53,15 +53,8 @@ class HistoryEncoder:
         row_of = self._rows.get
         return [row_of(item_id, OUT_OF_VOCABULARY) for item_id in item_ids]
 
-    def advance(
-        self,
-        hidden: NDArray[np.float32],
-        rows: NDArray[np.int64],
-        types: NDArray[np.int64],
-        gaps: NDArray[np.int64],
-        waves: NDArray[np.int64],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        return advance_by_steps(_newest_first, hidden, [rows], waves)
+    def advance(self, packed: PackedJobs) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return advance_by_steps(_newest_first, packed)
 
     def top_k(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         rows = vectors[:, :k].astype(np.int64)
@@ -89,7 +82,7 @@ class HistoryEncoder:
 
 
 def _newest_first(
-    hidden: NDArray[np.float32], rows: NDArray[np.int64]
+    hidden: NDArray[np.float32], rows: NDArray[np.int64], *_: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     newest = np.concatenate([rows[:, None].astype(np.float32), hidden[:, :-1]], axis=1)
     return newest, newest

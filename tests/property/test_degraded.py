@@ -24,10 +24,10 @@ class Failing(FakeEncoder):
 
     advance_fails = top_k_fails = False
 
-    def advance(self, *arguments: Any) -> Any:
+    def advance(self, packed: Any) -> Any:
         if self.advance_fails:
             raise EncoderError("planted")
-        return super().advance(*arguments)
+        return super().advance(packed)
 
     def top_k(self, vectors: Any, k: int) -> Any:
         if self.top_k_fails:

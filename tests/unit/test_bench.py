@@ -101,9 +101,9 @@ class _CountingEncoder(FakeEncoder):
         self.advanced: list[tuple[list[int], list[int]]] = []
         self.ranked: list[int] = []
 
-    def advance(self, hidden: Any, rows: Any, types: Any, gaps: Any, waves: Any) -> Any:
-        self.advanced.append((rows.tolist(), waves.tolist()))
-        return super().advance(hidden, rows, types, gaps, waves)
+    def advance(self, packed: Any) -> Any:
+        self.advanced.append((packed.rows.tolist(), packed.waves.tolist()))
+        return super().advance(packed)
 
     def top_k(self, vectors: Any, k: int) -> Any:
         self.ranked.append(len(vectors))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from models.ceiling import flops_per_event, flops_per_list, matmul_flops_per_s
+from models.metrics import recall_of
 from models.runtime import DEFAULT_ARTEFACT, OnnxEncoder
 from operators.process import decode_chunks
 from streams.bench import approximate, ranking
@@ -106,11 +107,11 @@ def test_an_approximate_search_finds_what_it_promises_and_scores_exactly() -> No
     exact = np.argsort(-every, axis=1, kind="stable")[:, :10]
     found = approximate.build(catalogue, 10, vectors[::2], exact[::2])
     scores, rows = found.search(vectors[1::2])
-    assert approximate.recall_of(rows, exact[1::2]) >= 0.97
+    assert recall_of(rows, exact[1::2]) >= 0.97
     assert 10 < found.candidates < 20_000
     assert np.allclose(scores, np.take_along_axis(every[1::2], rows, 1), atol=1e-3)
-    assert approximate.recall_of(rows, rows[:, ::-1]) == 1.0
-    assert approximate.recall_of(rows, np.full_like(rows, -1)) == 0.0
+    assert recall_of(rows, rows[:, ::-1]) == 1.0
+    assert recall_of(rows, np.full_like(rows, -1)) == 0.0
 
 
 def test_ranking_options_that_cannot_be_measured() -> None:
