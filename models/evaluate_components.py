@@ -16,6 +16,7 @@ from models.fitted import Options, Setting, Spec, varied
 from models.fusion import Examples, Fusion, learn_weights
 from models.held_out import LISTS_AT_ONCE, LeaveOneOut, ranks_of, read_leave_one_out
 from models.leave_one_out import LeaveOneOutSplit
+from models.manifest import load_manifest
 from models.metrics import bootstrap_interval, gains
 from operators.candidates.component import Component
 
@@ -34,8 +35,11 @@ class Row(msgspec.Struct, frozen=True):
     component: str
     hr10: float
     hr10_ci: tuple[float, float]
+    hr10_seeds: tuple[float, ...]
+    """Of each seed of the report; the same for all where a component draws nothing."""
     ndcg10: float
     ndcg10_ci: tuple[float, float]
+    ndcg10_seeds: tuple[float, ...]
     validation_ndcg10: float
     options: dict[str, float | int | str]
     fit_s: float
@@ -49,6 +53,7 @@ class Report(msgspec.Struct, frozen=True):
     dataset: str
     protocol: str
     seeds: list[int]
+    """What the encoders were trained with, or the repetitions 0, 1, ... where there are none."""
     users: int
     items: int
     results: list[Row]
@@ -64,11 +69,12 @@ class Trial:
     data: Path
     items: Path | None = None
     encoders: Sequence[Path] = ()
-    """One artefact a seed; with fewer, the last ones are used again."""
+    """One artefact a seed."""
     components: Sequence[str] = ()
     """Names, all that can be had without any."""
     protocol: Protocol = "strict"
-    seeds: int = 1
+    seeds: int | None = None
+    """Repetitions; None: as many as encoders, or one."""
     choosing_users: int = 2_000
     learning_users: int = 6_000
 
@@ -93,21 +99,22 @@ def evaluate_components(trial: Trial, advance: Advance = lambda _what, _share: N
     """Fit, choose, score.
 
     Raises:
-        ModelError: a file cannot be used, or a component is unknown or cannot be had.
+        ModelError: a file cannot be used, a component is unknown or cannot be had, or the encoders are not one a seed.
     """
+    seeds = _seeds(trial)
     data = read_leave_one_out(trial.data)
     setting = Setting(data.items, data.item_ids, _texts(trial, data.items))
     chosen, left_out = _available(trial, replace(setting, encoder=trial.encoders[0] if trial.encoders else None))
     judged: list[list[_Judged]] = []
-    for seed in range(trial.seeds):
-        encoder = trial.encoders[min(seed, len(trial.encoders) - 1)] if trial.encoders else None
+    for seed in range(len(seeds)):
+        encoder = trial.encoders[seed] if trial.encoders else None
         before = judged[0] if judged else []
         judged.append(_one_seed(trial, data, replace(setting, encoder=encoder, seed=seed), chosen, before, advance))
     rows = [_row(list(of_seeds), trial.protocol) for of_seeds in zip(*judged, strict=True)]
     return Report(
         trial.dataset,
         trial.protocol,
-        list(range(trial.seeds)),
+        seeds,
         data.whole.users,
         data.items - 1,
         sorted(rows, key=lambda row: row.ndcg10),
@@ -133,6 +140,17 @@ def item_texts(path: Path, items: int) -> list[str]:
         if int(item) < items:
             texts[int(item)] = " ".join(words).replace("|", " ").strip()
     return texts
+
+
+def _seeds(trial: Trial) -> list[int]:
+    if not trial.encoders:
+        return list(range(trial.seeds or 1))
+    seeds = [load_manifest(encoder).seed for encoder in trial.encoders]
+    if len(set(seeds)) < len(seeds):
+        raise ModelError(f"the encoders are of seeds {seeds}; train one a seed with `headwater train --seed N`")
+    if trial.seeds not in {None, len(seeds)}:
+        raise ModelError(f"{trial.seeds} seeds need as many encoders, not {len(seeds)}; give --encoder once a seed")
+    return seeds
 
 
 def _texts(trial: Trial, items: int) -> list[str] | None:
@@ -260,14 +278,16 @@ def _sample(users: int, count: int, seed: int) -> NDArray[np.int64]:
 
 def _row(of_seeds: Sequence[_Judged], protocol: Protocol) -> Row:
     first = of_seeds[0]
-    hits = np.mean([one.ranks <= LIST_ITEMS for one in of_seeds], axis=0)
-    gain = np.mean([gains(one.ranks, LIST_ITEMS) for one in of_seeds], axis=0)
+    ranks = np.stack([one.ranks for one in of_seeds])  # (seeds, U)
+    hits, gain = (ranks <= LIST_ITEMS).astype(np.float64), gains(ranks, LIST_ITEMS)
     return Row(
         component=first.spec.name,
         hr10=round(float(hits.mean()), 4),
-        hr10_ci=_rounded(bootstrap_interval(hits)),
+        hr10_ci=_rounded(bootstrap_interval(hits.mean(axis=0))),
+        hr10_seeds=_means(hits),
         ndcg10=round(float(gain.mean()), 4),
-        ndcg10_ci=_rounded(bootstrap_interval(gain)),
+        ndcg10_ci=_rounded(bootstrap_interval(gain.mean(axis=0))),
+        ndcg10_seeds=_means(gain),
         validation_ndcg10=round(float(np.mean([one.validation_ndcg for one in of_seeds])), 4),
         options=dict(first.options),
         fit_s=round(float(np.mean([one.fit_s for one in of_seeds])), 1),
@@ -278,3 +298,8 @@ def _row(of_seeds: Sequence[_Judged], protocol: Protocol) -> Row:
 
 def _rounded(interval: tuple[float, float]) -> tuple[float, float]:
     return round(interval[0], 4), round(interval[1], 4)
+
+
+def _means(of_seeds: NDArray[np.float64]) -> tuple[float, ...]:
+    """(seeds, U) -> the mean over users of each seed."""
+    return tuple(round(float(ranked.mean()), 4) for ranked in of_seeds)

@@ -35,7 +35,9 @@ def leave_one_out(dataset: str) -> Callable[..., None]:
             Literal["strict", "refit"],
             typer.Option("--protocol", help="Fitted on the training part, or on training and validation part."),
         ] = "strict",
-        seeds: Annotated[int, typer.Option("--seeds", min=1, max=10)] = 1,
+        seeds: Annotated[
+            int | None, typer.Option("--seeds", min=1, max=10, help="Repetitions; else one an --encoder, or one.")
+        ] = None,
         as_json: Json = False,
     ) -> None:
         from models.evaluate_components import Trial, evaluate_components
@@ -47,7 +49,8 @@ def leave_one_out(dataset: str) -> Callable[..., None]:
         if as_json:
             out(msgspec.to_builtins(report))
             return
-        typer.echo(f"{dataset}, leave-one-out, {report.protocol}: {report.users} users, {report.items} items")
+        what = f"seeds {', '.join(map(str, report.seeds))}: {report.users} users, {report.items} items"
+        typer.echo(f"{dataset}, leave-one-out, {report.protocol}, {what}")
         for row in reversed(report.results):
             low, high = row.ndcg10_ci
             typer.echo(f"{row.component:<22} HR@10 {row.hr10:.4f}  NDCG@10 {row.ndcg10:.4f} ({low:.4f}-{high:.4f})")

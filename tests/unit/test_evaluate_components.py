@@ -1,14 +1,18 @@
 """models.evaluate_components: a whole evaluation on a tiny file, honest about what it chose on."""
 
+import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import orjson
 import pytest
 
 from models.components import specs
 from models.errors import ModelError
-from models.evaluate_components import FUSION, Trial, evaluate_components, item_texts
+from models.evaluate_components import FUSION, Row, Trial, evaluate_components, item_texts
+from models.manifest import EMBEDDINGS_FILE, VOCABULARY_FILE, hash_files, load_manifest, version_of, write_manifest
+from models.runtime import DEFAULT_ARTEFACT
 from streams.cli import run
 
 COMPONENTS = ("co-visitation", "ease", "popularity")
@@ -67,6 +71,53 @@ def test_refit_learns_its_weights_from_components_that_have_not_seen_the_validat
         for trial in (Trial("ml1m", chain, components=COMPONENTS, protocol=p) for p in ("strict", "refit"))
     ]
     assert fused[0].options == fused[1].options
+
+
+def encoder_of_seed(directory: Path, seed: int) -> Path:
+    """A model of the items 1 to 30 that says it was trained with ``seed``: the bundled one with its vectors turned."""
+    shutil.copytree(DEFAULT_ARTEFACT, directory)
+    known = load_manifest(directory)
+    names = ["", *map(str, range(1, known.items))]
+    (directory / VOCABULARY_FILE).write_bytes(msgspec.json.encode(names))
+    vectors = np.load(directory / EMBEDDINGS_FILE)
+    np.save(directory / EMBEDDINGS_FILE, np.roll(vectors, seed, axis=0))
+    files = hash_files(directory, tuple(known.files))
+    version = version_of(known.name, files)
+    write_manifest(directory, msgspec.structs.replace(known, files=files, version=version, seed=seed))
+    return directory
+
+
+def test_several_encoders_are_seeds_of_one_row(chain: Path, tmp_path: Path) -> None:
+    artefacts = [encoder_of_seed(tmp_path / str(seed), seed) for seed in (7, 3)]
+    components = ("encoder", "co-visitation")
+
+    def rows(*encoders: Path) -> dict[str, Row]:
+        return {row.component: row for row in evaluate_components(trial(*encoders)).results}
+
+    def trial(*encoders: Path) -> Trial:
+        return Trial("ml1m", chain, encoders=encoders, components=components)
+
+    alone = [rows(artefact) for artefact in artefacts]
+    report = evaluate_components(trial(*artefacts))
+    assert report.seeds == [7, 3]
+    for row in report.results:
+        each = [one[row.component] for one in alone]
+        assert row.ndcg10 == pytest.approx(np.mean([one.ndcg10 for one in each]), abs=1e-4)
+        assert row.hr10 == pytest.approx(np.mean([one.hr10 for one in each]), abs=1e-4)
+        assert row.ndcg10_ci[0] <= row.ndcg10 <= row.ndcg10_ci[1]
+        if row.component != FUSION:  # its weights are learned from another sample of the users for each seed
+            assert row.ndcg10_seeds == tuple(one.ndcg10 for one in each)
+            assert row.hr10_seeds == tuple(one.hr10 for one in each)
+    assert len({one["encoder"].ndcg10 for one in alone}) == 2
+    assert len({one["co-visitation"].ndcg10 for one in alone}) == 1
+
+
+def test_encoders_that_are_not_one_a_seed_are_refused(chain: Path, tmp_path: Path) -> None:
+    artefact = encoder_of_seed(tmp_path / "five", 5)
+    with pytest.raises(ModelError, match=r"the encoders are of seeds \[5, 5\]; train one a seed"):
+        evaluate_components(Trial("ml1m", chain, encoders=(artefact, artefact)))
+    with pytest.raises(ModelError, match="3 seeds need as many encoders, not 1; give --encoder once a seed"):
+        evaluate_components(Trial("ml1m", chain, encoders=(artefact,), seeds=3))
 
 
 def test_the_command_ends_with_one_line_of_json(chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
