@@ -44,8 +44,10 @@ __all__ = [
     "score_batch_lists",
     "sort_chunk_events_max",
     "sort_files_max",
+    "stop_max_s",
     "timestamp_ms_max",
     "timestamp_ms_min",
+    "topics_look_s",
     "transaction_timeout_ms",
     "value_max",
 ]
@@ -129,6 +131,11 @@ open_files_others_max: Final = 128
 """Sockets, libraries, the model, and what a flush or a compaction opens."""
 drain_max_s: Final = 30.0
 """How long a stopping or rebalancing worker waits for the batch in work."""
+
+topics_look_s: Final = 5.0
+"""Between two looks of a worker at the topics that it works on: one that is deleted is missed that soon."""
+stop_max_s: Final = 25.0
+"""After which a worker that was asked to stop ends as it is: the next owner reads what was in work again."""
 
 transaction_timeout_ms: Final = 60_000
 """After which the broker aborts a transaction that nobody ends: more than a broker's pause should take."""

@@ -7,7 +7,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
@@ -43,7 +44,7 @@ from streams.reach import not_allowed, why_unreachable
 from streams.resources import SystemLimitError, explained, open_files_of_partition
 from streams.restore import Restorer
 from streams.settings import Settings, SettingsError
-from streams.sources import SourceError, sources_of
+from streams.sources import SourceError, TopicWatch, sources_of
 from streams.states import States
 from streams.store import StateStore, StoreError
 from streams.table import UserTable
@@ -114,12 +115,13 @@ class Worker:
             write_buffer_mb=worker.write_buffer_mb,
             open_files_max=open_files_of_partition(table_partitions),
         )
+        sources = await asyncio.to_thread(sources_of, settings)
         self.states = States(
             self.store,
             table_partitions,
             worker.cache_users_max,
             plain_ids=self._pseudonyms is None,
-            sources=await asyncio.to_thread(sources_of, settings.broker, settings.topics.sources),
+            sources=sources,
         )
         catalog = Catalog()
         catalog_topic = settings.topics.catalog
@@ -133,6 +135,7 @@ class Worker:
         event_types = {topic: event_type for event_type, topic in enumerate(settings.topics.sources)}
         add_agent(self.app, self.engine, event_types)
         self.app.chunk_consumer.on_revoke_drain(self.engine)
+        self.app.chunk_consumer.on_committed = self.states.require_known
         self.web = WebServer(worker.web_host, worker.web_port, self.metrics, self.is_ready)
         try:
             await self.web.start()
@@ -144,10 +147,9 @@ class Worker:
         _tune_interpreter()
         self.engine.start()
         self._is_joining = True
+        self._begin(TopicWatch(settings, sources).run(), "headwater-topics")
         await self._until_ended(asyncio.ensure_future(self.app.start()))
-        housekeeping = asyncio.create_task(self._housekeeping(), name="headwater-housekeeping")
-        housekeeping.add_done_callback(self._on_task_end)
-        self._tasks = [housekeeping]
+        self._begin(self._housekeeping(), "headwater-housekeeping")
 
     def _new_engine(self, encoder: Encoder, catalog: Catalog, partitions: Mapping[str, int]) -> Engine:
         topics, worker = self.settings.topics, self.settings.worker
@@ -204,6 +206,14 @@ class Worker:
         """Whether events are being processed."""
         return not self.app.rebalancing and self.app.chunk_consumer.flow_active and bool(self.store.partitions)
 
+    def ask_to_stop(self) -> None:
+        """Set ``stopping``; from now on the process ends within ``limits.stop_max_s``, whatever the broker does."""
+        if not self.stopping.is_set():
+            self.stopping.set()
+            bound = threading.Timer(limits.stop_max_s, _stop_unfinished)
+            bound.daemon = True
+            bound.start()
+
     async def wait(self) -> None:
         """Return when ``stopping`` is set.
 
@@ -246,6 +256,11 @@ class Worker:
 
     def _accepts(self, intake: Intake) -> bool:
         return self.app.chunk_consumer.accepts(intake.generation)
+
+    def _begin(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(coroutine, name=name)
+        task.add_done_callback(self._on_task_end)
+        self._tasks.append(task)
 
     def _on_task_end(self, task: "asyncio.Task[None]") -> None:
         error = None if task.cancelled() else task.exception()
@@ -316,7 +331,7 @@ async def _serve(settings: Settings) -> None:
     worker = Worker(settings)
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, worker.stopping.set)
+        loop.add_signal_handler(name, worker.ask_to_stop)
     starting = asyncio.create_task(worker.start(), name="headwater-start")
     stopped_early = asyncio.create_task(worker.stopping.wait())
     await asyncio.wait([starting, stopped_early], return_when=asyncio.FIRST_COMPLETED)
@@ -329,8 +344,8 @@ async def _serve(settings: Settings) -> None:
     await worker.stop()
 
 
-async def _serve_or_exit(settings: Settings) -> None:
-    """Serve; after an error end the process here, at once.
+async def _serve_or_exit(settings: Settings) -> NoReturn:
+    """Serve, then end the process here; after an error at once.
 
     An orderly stop of what has failed could only wait, as Faust's services do for each other, and nothing needs
     it: whatever was not settled was not acknowledged.
@@ -352,15 +367,24 @@ async def _serve_or_exit(settings: Settings) -> None:
     except Exception:
         log.exception("the worker had to stop; nothing of the batch in work was acknowledged")
     else:
-        return
+        _exit_now(0)  # a thread may still wait for the broker, with nothing to finish
     _exit_now(1)
 
 
 def _is_not_explained(record: logging.LogRecord) -> bool:
     """Keep out what the client and Faust's services log, one after the other, of what ends the worker in one line."""
-    if record.exc_info is not None and isinstance(record.exc_info[1], _NOT_ALLOWED):
+    if record.exc_info is not None and isinstance(record.exc_info[1], (*_NOT_ALLOWED, *_EXPLAINED)):
         return False
     return not (record.name.startswith("aiokafka") and "AuthorizationFailedError" in record.getMessage())
+
+
+def _stop_unfinished() -> None:
+    log.error(
+        "the worker has not ended in good order within %g s: the broker or the disk does not answer. Nothing of the"
+        " batch in work was acknowledged",
+        limits.stop_max_s,
+    )
+    _exit_now(1)
 
 
 def _exit_now(status: int) -> NoReturn:
@@ -369,10 +393,9 @@ def _exit_now(status: int) -> NoReturn:
     os._exit(status)
 
 
-def run_worker(settings: Settings) -> int:
-    """Run one worker until SIGTERM or SIGINT; returns the exit status, or exits with 1 after an error."""
+def run_worker(settings: Settings) -> None:
+    """Run one worker until SIGTERM or SIGINT, then end the process: with 0, or with 1 after an error."""
     for handler in logging.getLogger().handlers:
         handler.addFilter(_is_not_explained)
         handler.addFilter(RepeatFilter())
     asyncio.run(_serve_or_exit(settings))
-    return 0

@@ -207,7 +207,8 @@ class Engine:
             self._states.drop_erased(*self._erased.popleft())
         touched = batch.touched if batch.erasures else batch.users
         states = self._states.load(touched)
-        popularity = self._states.popularity({user.partition for user in touched})
+        rejected_in = {letter.partition for letter in batch.dead_letters}
+        popularity = self._states.popularity({user.partition for user in touched} | rejected_in)
         self._catalog.apply(self._encoder)
         clock.mark("load")
         effects = process_batch(

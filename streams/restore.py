@@ -184,8 +184,9 @@ class _Run:
         partitions = ", ".join(str(tp.partition) for tp in sorted(tps))
         return StoreError(
             f"the state of partition {partitions} in {self._store.directory} is ahead of its changelog {self._topic}:"
-            " the topics were deleted or made anew, or the directory belongs to another cluster. Delete"
-            f" {self._store.directory} to restore from the changelog"
+            " the topics were deleted or made anew, or the directory belongs to another cluster. Move"
+            f" {self._store.directory} away and start again: the state is restored from the changelog, or the start is"
+            " refused where that does not have it"
         )
 
     async def _done(self) -> int:

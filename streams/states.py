@@ -12,7 +12,7 @@ from operators.erasure import ERASURE, husk_key
 from operators.partition import partition_of
 from operators.process import UserKey
 from operators.state import StateError, UserState
-from streams.sources import SOURCES_KEY, Sources, compare
+from streams.sources import SOURCES_KEY, Sources, compare, require_known
 from streams.store import StateStore
 
 __all__ = ["POPULARITY_KEY", "States"]
@@ -44,7 +44,7 @@ class States:
         """
         Args:
             plain_ids: keys are the ids that producers partition by, and no pseudonyms.
-            sources: the event topics that there are; without them those of the states are not looked at.
+            sources: the event topics and the changelog; without them those of the states are not looked at.
         """
         self._store = store
         self._partitions = partitions
@@ -115,6 +115,15 @@ class States:
                 self._popularity[partition] = restored
                 self._snapshot_events[partition] = restored.events
         return self._popularity
+
+    def require_known(self, partitions: Iterable[int]) -> None:
+        """Make sure that the states of open partitions whose events the group has committed are there.
+
+        Raises:
+            SourceError: the changelog that they were in is gone.
+        """
+        for partition in partitions:
+            require_known(self._store.get(partition, SOURCES_KEY), self._sources, partition)
 
     def due_snapshots(self, events: int) -> list[tuple[int, bytes, bytes]]:
         """Partition, key and value of what else the changelog is to hold.

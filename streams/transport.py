@@ -28,7 +28,7 @@ Every change to Faust's consumer lives here; each names what it replaces (faust-
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -192,6 +192,8 @@ class ChunkConsumer(driver.Consumer):
         self._drain: Drain | None = None
         self.claims: Mapping[TP, int] = {}
         """What ``claim`` committed last."""
+        self.on_committed: Callable[[set[int]], None] = _nothing
+        """Is told of the partitions of which events were committed, before any is fetched; may refuse them."""
         self._fetching = asyncio.Lock()
         """Held from a fetch until its records are handed on or dropped, and during a seek."""
         self._revocations = 0
@@ -370,10 +372,17 @@ class ChunkConsumer(driver.Consumer):
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         committed = await super().seek_to_committed()
+        self.on_committed(
+            {tp.partition for tp, offset in committed.items() if offset and not self._is_changelog_tp(tp)}
+        )
         fresh = [tp for tp, offset in committed.items() if not offset and not self._is_changelog_tp(TP(*tp))]
         if fresh:
             await self._thread.seek_to_beginning(*(TopicPartition(*tp) for tp in fresh))
         return committed
+
+
+def _nothing(_: object) -> None:
+    pass
 
 
 def _round_robin(records: Mapping[Any, Sequence[Any]], size: int) -> list[tuple[TP, Sequence[Any]]]:

@@ -206,4 +206,4 @@ def main() -> None:
         limits.flush_interval_s = order["flush_interval_s"]  # pyright: ignore[reportConstantRedefinition, reportAttributeAccessIssue]
     from streams.app import run_worker  # noqa: PLC0415  # Faust is not loaded into whoever only starts workers
 
-    sys.exit(run_worker(msgspec.convert(order["settings"], Settings)))
+    run_worker(msgspec.convert(order["settings"], Settings))

@@ -5,7 +5,6 @@ Everything else is the worker as it is.
 """
 
 import logging
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -98,7 +97,7 @@ def serve() -> None:
 
     # The worker knows one kind of encoder, and a benchmark's needs are no reason for it to know two.
     app.OnnxEncoder = without_model  # type: ignore[assignment, misc]  # pyright: ignore[reportAttributeAccessIssue]
-    sys.exit(app.run_worker(load_settings()))
+    app.run_worker(load_settings())
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ _READY_POLL_S: Final = 0.02
 _STAGE: Final = 'headwater_stage_seconds_total{stage="'
 _WORKER: Final = (
     "import logging, sys; logging.basicConfig(level=logging.WARNING); from streams.app import run_worker;"
-    " from streams.settings import load_settings; sys.exit(run_worker(load_settings()))"
+    " from streams.settings import load_settings; run_worker(load_settings())"
 )
 
 

@@ -107,21 +107,29 @@ def run(options: ChaosOptions, echo: Echo) -> Report:
 
 
 def _play(stage: Stage, load: Load, faults: Sequence[Fault], echo: Echo) -> list[Occurrence]:
-    """Every fault in turn, each worker that ended by itself started again before the next."""
+    """Every fault in turn; between them whatever worker ended by itself is started again at once."""
     occurrences: list[Occurrence] = []
     began = time.monotonic()
-    time.sleep(_CALM_S)
+    _pass(stage, _CALM_S)
     for number, fault in enumerate(faults, 1):
-        time.sleep(fault.after_s)
+        _pass(stage, fault.after_s)
         load.check()
-        stage.revive()
         echo(f"{time.monotonic() - began:7.1f} s  {number}/{len(faults)}  {_described(fault)}")
         began_ms = _now_ms()
         with injected(stage, fault):
             time.sleep(fault.lasts_s)
         occurrences.append(Occurrence(fault, began_ms, _now_ms()))
-    time.sleep(_CALM_S)
+    _pass(stage, _CALM_S)
     return occurrences
+
+
+def _pass(stage: Stage, seconds: float) -> None:
+    """Let time pass without a fault, as an orchestrator would see it."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        stage.revive()
+        time.sleep(min(left, _POLL_S))
+    stage.revive()
 
 
 def _described(fault: Fault) -> str:

@@ -53,7 +53,7 @@ class Stage:
         return self._own
 
     def revive(self) -> None:
-        """Start every worker that has ended by itself again, as an orchestrator would."""
+        """Start every worker that has ended by itself again."""
         for worker in self.workers:
             if not worker.is_running():
                 self.deaths.append(f"{worker.name}, status {worker.process.returncode}: {worker.last_words()}")

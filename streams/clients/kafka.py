@@ -5,7 +5,6 @@ kafka-python ships no types; the protocols below name the part of it that is use
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar, cast
 from uuid import UUID
 
@@ -33,6 +32,7 @@ __all__ = [
     "describe_cluster",
     "partition_count",
     "producer",
+    "topic_ids",
 ]
 
 KafkaError: Final[type[Exception]] = kafka_errors.KafkaError
@@ -41,6 +41,7 @@ NoCoordinatorError: Final[type[Exception]] = kafka_errors.CoordinatorNotAvailabl
 GroupRefusedError: Final[type[Exception]] = kafka_errors.GroupAuthorizationFailedError
 _NO_IDS: Final = frozenset({"None", str(UUID(int=0))})
 """Of a broker before 2.8."""
+_UNKNOWN_TOPIC: Final = kafka_errors.UnknownTopicOrPartitionError.errno
 NODE_ID_EMBEDDED: Final = 111
 """Tansu's only node; its cluster id can be chosen, its node id cannot."""
 
@@ -138,7 +139,7 @@ class Admin(Protocol):
     """The part of ``KafkaAdminClient`` that is used."""
 
     def describe_cluster(self) -> Mapping[str, Any]: ...
-    def describe_topics(self) -> Sequence[Mapping[str, Any]]: ...
+    def describe_topics(self, topics: Sequence[str] | None = None) -> Sequence[Mapping[str, Any]]: ...
     def create_topics(
         self, new_topics: Mapping[str, Mapping[str, Any]], timeout_ms: int, raise_errors: bool
     ) -> Mapping[str, Any]: ...
@@ -159,8 +160,6 @@ class Cluster(NamedTuple):
     """Topic name -> number of partitions, internal topics left out."""
     secured: bool = False
     """It knows who asks, and may keep topics from us."""
-    topic_ids: Mapping[str, str] = MappingProxyType({})
-    """Of the same topics, where the broker gives ids that outlast it."""
 
 
 def connection_options(broker: BrokerSettings) -> dict[str, Any]:
@@ -264,9 +263,23 @@ def describe_cluster(broker: BrokerSettings) -> Cluster:
         topics = client.describe_topics()
     embedded = _is_embedded([node["broker_id"] for node in nodes])
     partitions = {t["name"]: len(t["partitions"]) for t in topics if not t.get("is_internal")}
-    named = {topic["name"]: str(topic.get("topic_id")) for topic in topics if topic["name"] in partitions}
-    ids = {} if embedded else {name: topic_id for name, topic_id in named.items() if topic_id not in _NO_IDS}
-    return Cluster(embedded, partitions, broker.security_protocol != "PLAINTEXT", ids)
+    return Cluster(embedded, partitions, broker.security_protocol != "PLAINTEXT")
+
+
+def topic_ids(broker: BrokerSettings, topics: Sequence[str]) -> Mapping[str, str]:
+    """Those of the topics that exist, each with the broker's id of it.
+
+    The id is empty where the broker gives none that outlasts it, or does not let this user see the topic.
+
+    Raises:
+        ClientError: the broker does not answer.
+    """
+    with admin(broker) as client:
+        embedded = _is_embedded([node["broker_id"] for node in client.describe_cluster()["brokers"]])
+        described = {topic["name"]: topic for topic in client.describe_topics(topics)}
+    exist = {name: topic for name, topic in described.items() if topic["error_code"] != _UNKNOWN_TOPIC}
+    ids = {name: str(topic.get("topic_id")) for name, topic in exist.items()}
+    return {name: "" if embedded or topic_id in _NO_IDS else topic_id for name, topic_id in ids.items()}
 
 
 def _is_embedded(node_ids: Sequence[object]) -> bool:

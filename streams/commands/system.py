@@ -105,7 +105,7 @@ def worker(ctx: typer.Context, as_json: Json = False) -> None:
     _log(as_json)
     from streams.app import run_worker
 
-    raise typer.Exit(run_worker(settings))
+    run_worker(settings)
 
 
 class _JsonLines(logging.Formatter):

@@ -222,7 +222,7 @@ def test_the_broker_is_the_one_that_is_tested(document: Document) -> None:
 def test_a_worker_has_time_to_drain(document: Document) -> None:
     grace = _services(document)["worker"]["stop_grace_period"]
     assert grace.endswith("s")
-    assert float(grace[:-1]) > limits.drain_max_s
+    assert float(grace[:-1]) > limits.stop_max_s
 
 
 def test_the_image(document: Document) -> None:

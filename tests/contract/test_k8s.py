@@ -77,7 +77,7 @@ def _agreement(found: list[Document], pod: Document, container: Document) -> lis
         "nothing to write temporary files to": "/tmp" in mounts,  # noqa: S108
         "a mount of no volume": {mount["name"] for mount in container["volumeMounts"]} == named,
         "a selector of nobody": all(selector.items() <= labels.items() for selector in selectors),
-        "killed while it drains": pod["terminationGracePeriodSeconds"] > limits.drain_max_s,
+        "killed while it ends": pod["terminationGracePeriodSeconds"] > limits.stop_max_s,
         "no login": settings.broker.security_protocol == "SASL_SSL",
         "a secret in the open": not {"HEADWATER_BROKER_SASL_PASSWORD", "HEADWATER_PRIVACY_PSEUDONYM_KEY"} & data.keys(),
         "a secret from nowhere": str(Path(settings.broker.sasl_password_file or "/").parent) in mounts,
@@ -103,7 +103,7 @@ BREAKAGES: dict[str, Callable[[list[Document]], Any]] = {
     "on the host": lambda found: _pod(found).update(hostNetwork=True),
     "another port": lambda found: _of(found, "ConfigMap")["data"].update(HEADWATER_WORKER_WEB_PORT="7000"),
     "a selector of nobody": lambda found: _of(found, "Service")["spec"]["selector"].update(app="x"),
-    "killed while it drains": lambda found: _pod(found).update(terminationGracePeriodSeconds=10),
+    "killed while it ends": lambda found: _pod(found).update(terminationGracePeriodSeconds=10),
     "a secret in the open": lambda found: _of(found, "ConfigMap")["data"].update(
         {"HEADWATER_BROKER_SASL_PASSWORD": "x"}
     ),

@@ -1,13 +1,19 @@
-"""A worker that is asked to end tells the group, so that its partitions do not wait for its session to run out."""
+"""A worker that is asked to end tells the group, for which nobody then waits, and ends whatever the broker does."""
 
+import os
+import signal
 import time
 from pathlib import Path
 
 import pytest
 
+from infra import broker
+from operators import limits
 from tests.integration.harness import WorkerProcess, create_topics, new_settings
 
 _ATTEMPTS = 5
+_SPARE_S = 20.0
+"""Of a loaded machine."""
 
 
 @pytest.mark.kafka
@@ -24,3 +30,19 @@ def test_a_worker_that_is_stopped_while_it_joins_leaves_the_group(kafka: str, tm
             assert b"LeaveGroup request succeeded" in worker.log(), worker.log_tail()
             return
     raise AssertionError("the worker was always ready before it was stopped")
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(200)
+def test_a_worker_whose_broker_is_silent_ends_in_time(tmp_path: Path) -> None:
+    with broker.start("kafka") as frozen:
+        settings = new_settings(frozen.address, tmp_path)
+        create_topics(settings)
+        with WorkerProcess(settings, tmp_path).start().wait_ready() as worker:
+            os.kill(frozen.pid, signal.SIGSTOP)
+            try:
+                worker.process.send_signal(signal.SIGTERM)
+                assert worker.process.wait(limits.stop_max_s + _SPARE_S) == 1
+            finally:
+                os.kill(frozen.pid, signal.SIGCONT)
+            assert "has not ended in good order within" in worker.last_words()

@@ -142,6 +142,18 @@ def test_the_topics_that_states_are_made_of_are_stored_once_and_others_refused(s
     States(store, PARTITIONS, 10).popularity([0])
 
 
+def test_states_that_lack_what_the_group_has_committed_are_refused(store: StateStore) -> None:
+    states = States(store, PARTITIONS, 10, sources={"view": "id-1", "app-users-changelog": "id-2"})
+    with pytest.raises(SourceError, match=r"committed events of partition 1, and the changelog holds no state"):
+        states.require_known([1])
+    states.require_known([])
+    states.popularity([1])
+    ((partition, key, value),) = states.due_snapshots(100)
+    store.write(partition, [(key, value)], 0)
+    states.require_known([1])
+    States(store, PARTITIONS, 10).require_known([0])  # on a broker without ids
+
+
 def test_a_damaged_state_is_an_error_not_a_new_user(store: StateStore) -> None:
     store.write(user("ann").partition, [(b"ann", b"\x01 damaged")], 0)
     with pytest.raises(StateError):

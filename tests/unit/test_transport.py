@@ -85,6 +85,8 @@ class Consumer(ChunkConsumer):
         self.records: dict[TP, Sequence[Parsed]] = {}
         self.asked: list[set[TP]] = []
         self.events: list[str] = []
+        self.told: list[set[int]] = []
+        self.on_committed = self.told.append
 
     def __repr__(self) -> str:
         return "<Consumer of a test>"  # Faust's asks for what its constructor makes
@@ -367,6 +369,7 @@ def test_without_a_committed_offset_events_are_read_from_their_beginning(
     monkeypatch.setattr(driver.Consumer, "seek_to_committed", seek)
     assert asyncio.run(consumer.seek_to_committed()) == committed
     assert consumer.thread.rewound == [TopicPartition("view", 0), TopicPartition("purchase", 2)]
+    assert consumer.told == [{1}]
 
 
 def test_parsed_records_are_handed_on_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
