@@ -33,6 +33,7 @@ def test_a_worker_that_is_stopped_while_it_joins_leaves_the_group(kafka: str, tm
 
 
 @pytest.mark.kafka
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_a_worker_whose_broker_is_silent_ends_in_time(tmp_path: Path) -> None:
     with broker.start("kafka") as frozen:
