@@ -15,6 +15,7 @@ __all__ = [
     "BIAS_FILE",
     "EMBEDDINGS_FILE",
     "FORMAT",
+    "FUSION_FILE",
     "LOG_FILE",
     "MODEL_FILES",
     "RANK_FILE",
@@ -35,6 +36,8 @@ EMBEDDINGS_FILE: Final = "item_embeddings.npy"
 BIAS_FILE: Final = "item_bias.npy"
 VOCABULARY_FILE: Final = "vocabulary.json"
 LOG_FILE: Final = "training.json"
+FUSION_FILE: Final = "fusion.json"
+"""Weights of the parts of a list; a model may come without."""
 MODEL_FILES: Final = (ADVANCE_FILE, RANK_FILE, EMBEDDINGS_FILE, BIAS_FILE, VOCABULARY_FILE)
 FORMAT: Final = 2
 

@@ -20,8 +20,10 @@ from models.list_quality import ListQuality, Occasion, judge_lists
 from operators import limits
 from operators.candidates.component import Histories, top_rows
 from operators.candidates.covisitation import CoVisitation
+from operators.candidates.live_covisitation import LiveCoVisitation
 from operators.candidates.popularity import Popularity
 from operators.interest import EVENT_TYPES, Encoder
+from operators.partition import partition_of
 from operators.process import Chunk, UserKey, decode_chunks, process_batch
 from operators.ranking import Policy
 from operators.state import UserState
@@ -89,6 +91,7 @@ def prequential(
     test_end_ms: int,
     attributes: Mapping[str, frozenset[str]],
     fresh_bias: float = 0.0,
+    partitions: int = 1,
     advance: Callable[[str, float], None] = lambda _what, _share: None,
 ) -> Judgement:
     """Replay ``records`` (in event-time order) and judge every occasion from ``test_start_ms`` on.
@@ -96,6 +99,7 @@ def prequential(
     Args:
         fresh_bias: each midnight of the test period every item's score is moved by this times the logarithm of its
             share in the last seven days over its share in all that came before the period.
+        partitions: of the event topics: popularity and co-visitation are kept for each of them.
 
     Raises:
         ValueError: no occasion in the test period.
@@ -105,7 +109,7 @@ def prequential(
     for record in records:
         rows.setdefault(item_of(record), len(rows) + 1)
         users.setdefault(record.key, len(users))
-    run = _Run(rows, users, encoder, policy, test_start_ms, fresh_bias)
+    run = _Run(rows, users, encoder, policy, test_start_ms, fresh_bias, partitions)
     done = 0
     for batch in _batches(records, rows, users, test_start_ms, test_end_ms):
         run.take(batch)
@@ -156,6 +160,7 @@ class _Run:
     policy: Policy
     test_start_ms: int
     fresh_bias: float
+    partitions: int
     occasions: list[Occasion] = field(default_factory=list[Occasion])
     lists: dict[str, list[list[int]]] = field(default_factory=lambda: defaultdict(list[list[int]]))
     lagged: dict[str, list[list[int]]] = field(default_factory=lambda: defaultdict(list[list[int]]))
@@ -163,7 +168,8 @@ class _Run:
     def __post_init__(self) -> None:
         items = len(self.rows) + 1
         self._states: defaultdict[UserKey, UserState] = defaultdict(UserState)
-        self._popularity = {0: Popularity()}
+        self._popularity = {partition: Popularity() for partition in range(self.partitions)}
+        self._followed = {partition: LiveCoVisitation() for partition in range(self.partitions)}
         self._shown: defaultdict[int, list[tuple[int, list[int]]]] = defaultdict(list)
         self._histories: defaultdict[int, list[int]] = defaultdict(list)
         self._counts = np.zeros(items, np.int64)
@@ -233,13 +239,16 @@ class _Run:
             self.encoder.set_rule(item_id, True, float(moved[row]))
 
     def _learn(self, batch: Sequence[_Group]) -> None:
-        chunks: defaultdict[int, list[Any]] = defaultdict(list)
+        chunks: defaultdict[tuple[int, int], list[Any]] = defaultdict(list)
         for group in batch:
             for record in group.records:
-                chunks[record.event_type].append(_Record(self._offset, record.key, record.value))
+                partition = partition_of(record.key, self.partitions)
+                chunks[record.event_type, partition].append(_Record(self._offset, record.key, record.value))
                 self._offset += 1
         now_ms = max(group.time_ms for group in batch)
-        decoded = decode_chunks((Chunk(EVENT_TYPES[kind], kind, 0, part) for kind, part in chunks.items()), now_ms)
+        decoded = decode_chunks(
+            [Chunk(EVENT_TYPES[kind], kind, partition, part) for (kind, partition), part in chunks.items()], now_ms
+        )
         states = {user: self._states[user] for user in decoded.users}
         effects = process_batch(
             decoded,
@@ -250,6 +259,7 @@ class _Run:
             topics=EVENT_TYPES,
             withdrawn=frozenset(),
             now_ms=now_ms,
+            covisitation=self._followed if self.policy.covisitation else None,
         )
         times = {group.user: group.time_ms for group in batch}
         for published in effects.lists:

@@ -19,6 +19,7 @@ from models.manifest import (
     ADVANCE_FILE,
     BIAS_FILE,
     EMBEDDINGS_FILE,
+    FUSION_FILE,
     RANK_FILE,
     VOCABULARY_FILE,
     Manifest,
@@ -27,6 +28,7 @@ from models.manifest import (
 from models.precision import unpack_rows
 from models.ranker import Ranker, run_bound
 from operators.explaining import mean_response
+from operators.fusion import Fusion
 from operators.interest import EVENT_TYPES, OUT_OF_VOCABULARY, PackedJobs
 
 __all__ = ["DEFAULT_ARTEFACT", "OnnxEncoder", "Providers", "open_session"]
@@ -49,6 +51,8 @@ class OnnxEncoder:
     def __init__(self, artefact: Path = DEFAULT_ARTEFACT, *, providers: Providers = "auto", threads: int = 1) -> None:
         manifest, contents = load_artefact(artefact)
         self.manifest: Final[Manifest] = manifest
+        self.fusion: Final = _fusion(artefact, contents.get(FUSION_FILE))
+        """Weights of the parts of a list; None where the model has none of its own."""
         self._items = _vocabulary(artefact, contents[VOCABULARY_FILE], manifest)
         self._row_of = {item_id: row for row, item_id in enumerate(self._items) if row != OUT_OF_VOCABULARY}
         shape = (self.manifest.items, self.manifest.vector_width)
@@ -221,6 +225,13 @@ def _vocabulary(artefact: Path, content: bytes, manifest: Manifest) -> list[str]
     if len(items) != manifest.items or len(set(items)) != len(items):
         raise ModelError(f"{path} must hold {manifest.items} distinct ids, has {len(set(items))}; export it again")
     return items
+
+
+def _fusion(artefact: Path, content: bytes | None) -> Fusion | None:
+    try:
+        return None if content is None else msgspec.json.decode(content, type=Fusion)
+    except msgspec.MsgspecError as error:
+        raise ModelError(f"{artefact / FUSION_FILE} holds no weights ({error}); choose them again") from error
 
 
 def _array(path: Path, content: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -17,7 +17,11 @@ _RIDGE = 1.0
 
 
 def because(
-    recent: NDArray[np.int64], rows: NDArray[np.int64], encoder: Encoder, repeat_weight: float
+    recent: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    encoder: Encoder,
+    repeat_weight: float,
+    others: tuple[NDArray[np.float32], list[str]] | None = None,
 ) -> list[list[str]]:
     """For every place of every list, the item of the recent history whose event moved it up most, or nothing.
 
@@ -26,18 +30,25 @@ def because(
 
     Args:
         recent: (B, H) rows of the histories, newest first, filled with row 0; only the newest are named.
-        rows: (B, k) rows of the lists.
+        rows: (B, k) rows of the lists; below row 0, items that the encoder does not know.
         repeat_weight: of ``operators.ranking.Policy``; 0 where own counts are no part of the score.
+        others: another effect on each place (B, k), and the items (B * k) of the events that had it.
     """
     named = recent[:, :LAGS]
-    effects = encoder.embeddings(rows) @ encoder.influences(named).transpose(0, 2, 1)  # (B, k, events)
+    listed = encoder.embeddings(np.maximum(rows, OUT_OF_VOCABULARY))
+    effects = listed @ encoder.influences(named).transpose(0, 2, 1)  # (B, k, events)
     if repeat_weight:
         lines, places, own = np.nonzero(rows[:, :, None] == named[:, None, :])
         counts = np.count_nonzero(recent[lines] == rows[lines, places][:, None], axis=1)
         effects[lines, places, own] += _of_one_less(counts, repeat_weight)
     effects[np.broadcast_to((named == OUT_OF_VOCABULARY)[:, None, :], effects.shape)] = -np.inf
     strongest: list[int] = np.take_along_axis(named, effects.argmax(axis=2), 1).ravel().tolist()
-    return [[item_id] if item_id else [] for item_id in encoder.items_at(strongest)]
+    names = encoder.items_at(strongest)
+    if others is not None:
+        effects[rows < OUT_OF_VOCABULARY] = -np.inf
+        for place in np.flatnonzero(others[0] > effects.max(axis=2)).tolist():
+            names[place] = others[1][place]
+    return [[item_id] if item_id else [] for item_id in names]
 
 
 def exact_effects(

@@ -12,6 +12,8 @@ __all__ = [
     "catalog_items_max",
     "chunk_records_max",
     "context_depth_max",
+    "covisitation_items_max",
+    "covisitation_live_successors_max",
     "covisitation_successors_max",
     "dead_letter_bytes_max",
     "drain_max_s",
@@ -105,6 +107,10 @@ popularity_snapshot_items_max: Final = 3_000
 """Items of a snapshot: at the longest ids it still fits one Kafka record of a producer batch."""
 popularity_checkpoint_events: Final = 20_000
 """Events of a partition between two writes of its popularity to the changelog."""
+covisitation_items_max: Final = 20_000
+"""Items of a partition whose successors a worker notes: the tenth seen least goes when there are more."""
+covisitation_live_successors_max: Final = 64
+"""Successors that a worker notes of an item, 12 bytes each."""
 covisitation_successors_max: Final = 512
 """Successors noted of an item, 8 bytes each; the weaker half goes when there are as many."""
 

@@ -6,8 +6,10 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 
 from operators import ranking, state
+from operators.candidates.live_covisitation import LiveCoVisitation
 from operators.candidates.popularity import Popularity
 from operators.columns import Columns, decode_columns
+from operators.companions import Visits
 from operators.erasure import ERASURE, ErasureRequest, Receipt, decode_erasure, digest_of, encode_receipt, husk_key
 from operators.events import Rejected
 from operators.fold import Folded, fold, fold_all
@@ -218,6 +220,7 @@ def process_batch(
     withdrawn: Set[str],
     now_ms: int,
     categories: Mapping[str, str] = NO_CATEGORIES,
+    covisitation: Mapping[int, LiveCoVisitation] | None = None,
 ) -> Effects:
     """Fold the batch, refresh the interest vectors, rank, and say what is to be written and published.
 
@@ -236,6 +239,7 @@ def process_batch(
         withdrawn: item ids that no list may hold.
         now_ms: becomes ``generated_at``.
         categories: of items, for the caps of the policy.
+        covisitation: by partition, where the policy has weights for it; changed in place.
     """
     for user, request in batch.erasures:
         if request.offset >= states[user].fences[ERASURE]:  # one that is read again erases nothing twice
@@ -244,14 +248,18 @@ def process_batch(
     left = [user for user in batch.touched[len(batch.users) :] if states[user].types]
     users = [*batch.users, *left]
     of_users = [states[user] for user in users]
+    visits = None
+    if covisitation is not None:
+        visits = Visits(covisitation, users, of_users, drop_seen=policy.seen_items == "drop")
     folded = fold_all(of_users[: len(batch.users)], batch.events, batch.bounds, encoder)
     folded += [fold(states[user], [], encoder) for user in left]
     for user, outcome in zip(users, folded, strict=True):
         popularity[user.partition].extend(outcome.fresh)
     popularities = [popularity[user.partition] for user in users]
+    companions = visits.learned(folded, (batch.events.offsets, batch.events.types), batch.bounds) if visits else None
     try:
         _refresh(of_users, folded, encoder)
-        ranked = ranking.rank(of_users, popularities, encoder, policy, withdrawn, categories)
+        ranked = ranking.rank(of_users, popularities, encoder, policy, withdrawn, categories, companions)
         degraded = False
     except EncoderError:
         ranked = ranking.rank_popular(of_users, popularities, policy, withdrawn)

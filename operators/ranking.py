@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from operators import limits
 from operators.candidates.popularity import Popularity
+from operators.companions import BatchCompanions, Followed
 from operators.defaults import REPEAT_WEIGHT
 from operators.explaining import because
-from operators.interest import Encoder
-from operators.reranking import NO_CATEGORY, reshaped, with_repeats
+from operators.fusion import SOURCES, CoVisitationWeights, Fused, repeats, with_bonuses
+from operators.interest import OUT_OF_VOCABULARY, Encoder
+from operators.reranking import NO_CATEGORY, reshaped
 from operators.state import UserState
 
 __all__ = [
@@ -29,7 +31,7 @@ __all__ = [
     "rank_popular",
 ]
 
-Source = Literal["encoder", "popularity"]
+Source = Literal["encoder", "history", "co-visitation", "popularity"]
 
 _SCORE_DIGITS: Final = 4
 
@@ -43,12 +45,13 @@ class Cause(msgspec.Struct, gc=False):
 
 
 class RankedItem(msgspec.Struct, gc=False):
-    """One place of a list; ``score`` compares items of one source within one list only."""
+    """One place of a list; ``score`` compares items within one list only, and none to one of popularity."""
 
     item_id: str
     rank: int
     score: float
     source: Source
+    """What brought it there: the encoder's score alone, or what the user's own counts or co-visitation added to it."""
     because: list[str]
     """Items of the user's recent history whose events moved this one up most, by `operators.explaining.because`."""
 
@@ -80,6 +83,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """0: the best scores; towards 1: the more unlike each other (maximal marginal relevance)."""
     category_items_max: int = 0
     """Items of one category in a list, by the catalogue; 0: any number."""
+    covisitation: CoVisitationWeights | None = None
+    """None: co-visitation is neither kept nor asked."""
 
 
 NO_CATEGORIES: Final[Mapping[str, str]] = MappingProxyType({})
@@ -94,10 +99,11 @@ def rank(
     policy: Policy,
     withdrawn: Container[str],
     categories: Mapping[str, str] = NO_CATEGORIES,
+    companions: BatchCompanions | None = None,
 ) -> list[list[RankedItem]]:
-    """One list per user: the encoder's exact top-k where it knows the user, popularity for the rest.
+    """One list per user: the encoder's exact top-k where it knows the user, co-visitation and popularity for the rest.
 
-    The encoder's score is fused with the user's own counts, and the list shaped, as the policy says.
+    The encoder's score is fused with the user's own counts and co-visitation, and the list shaped, as the policy says.
 
     A user whose history holds no item of the vocabulary is unknown to the encoder. A list that the filters
     leave short is filled with popular items.
@@ -106,15 +112,25 @@ def rank(
         popularities: of each user's partition.
         withdrawn: item ids that no list may hold; the encoder was told of them by ``set_rule``.
         categories: of items, for ``category_items_max``; popular items that fill a short list are not capped.
+        companions: of the users, where the policy has weights for co-visitation.
     """
     known = [n for n, state in enumerate(states) if state.known_count > 0]
     lists: list[list[RankedItem]] = [[] for _ in states]
     for start in range(0, len(known), limits.score_batch_lists):
         part = known[start : start + limits.score_batch_lists]
-        of_part = _encoder_lists([states[n] for n in part], encoder, policy, categories)
+        of_part = _encoder_lists(
+            [states[n] for n in part],
+            encoder,
+            policy,
+            withdrawn,
+            categories,
+            companions.of(part) if companions else None,
+        )
         for n, items in zip(part, of_part, strict=True):
             lists[n] = items
     for n, items in enumerate(lists):
+        if companions is not None and not items:
+            items.extend(_followers(companions, n, policy, withdrawn))
         if len(items) < policy.list_items:
             _fill(items, states[n], popularities[n], policy, withdrawn)
     return lists
@@ -131,37 +147,65 @@ def rank_popular(
 
 
 def _encoder_lists(
-    states: Sequence[UserState], encoder: Encoder, policy: Policy, categories: Mapping[str, str]
+    states: Sequence[UserState],
+    encoder: Encoder,
+    policy: Policy,
+    withdrawn: Container[str],
+    categories: Mapping[str, str],
+    companions: BatchCompanions | None,
 ) -> list[list[RankedItem]]:
     # A state with a known event was encoded, so it has a vector.
     vectors = np.stack([state.vector for state in states if state.vector is not None])
     drop = policy.seen_items == "drop"
+    weight = 0.0 if drop else policy.repeat_weight
     shaped = policy.diversity > 0 or policy.category_items_max > 0
     count = max(policy.list_items, limits.reshaped_candidates_max) if shaped else policy.list_items
     scores, rows = encoder.top_k(vectors, count + (limits.history_events_max if drop else 0))
-    recent = _recent_rows(
-        states, encoder, limits.history_events_max if policy.repeat_weight else limits.explained_events_max
-    )
+    recent = _recent_rows(states, encoder, limits.history_events_max if weight else limits.explained_events_max)
     if drop:
         scores, rows = _without_seen(scores, rows, states, encoder, count)
-    elif policy.repeat_weight:
-        scores, rows = with_repeats(scores, rows, recent, vectors, encoder, policy.repeat_weight)
+    bonuses = repeats(recent, weight) if weight else None
+    followed = None
+    if companions is not None and policy.covisitation is not None:
+        followed = companions.weighted(policy.covisitation, encoder, withdrawn)
+        bonuses = bonuses.joined(followed.bonuses) if bonuses else followed.bonuses
+    best = Fused(scores, rows, np.zeros(rows.shape, np.int64))
+    if bonuses is not None:
+        new_items = followed.score_of_new(scores[:, : policy.list_items]) if followed else None
+        best = with_bonuses(best, bonuses, vectors, encoder, new_items)
     if shaped:
-        scores, rows = _shaped(scores, rows, encoder, policy, categories)
-    width = rows.shape[1]
-    values: list[float] = np.round(scores.astype(np.float64), _SCORE_DIGITS).ravel().tolist()
-    weight = 0.0 if drop else policy.repeat_weight
-    reasons: Iterable[list[str]] = because(recent, rows, encoder, weight) if policy.explain else ([] for _ in values)
-    places = list(range(1, width + 1)) * len(states)
-    item_ids = encoder.items_at(rows.ravel().tolist())
+        best = _shaped(best, encoder, policy, categories, followed)
+    reasons: Iterable[list[str]] = ([] for _ in range(best.rows.size))
+    if policy.explain:
+        reasons = because(recent, best.rows, encoder, weight, followed.effects(best.rows) if followed else None)
+    return _listed(best, _names(best.rows, encoder, followed), reasons)
+
+
+def _listed(best: Fused, names: Sequence[str], reasons: Iterable[list[str]]) -> list[list[RankedItem]]:
+    users, width = best.rows.shape
+    values: list[float] = np.round(best.scores.astype(np.float64), _SCORE_DIGITS).ravel().tolist()
+    sources: list[int] = best.sources.ravel().tolist()
     items = [
-        RankedItem(item_id, place, score, "encoder", reason)
-        for item_id, place, score, reason in zip(item_ids, places, values, reasons, strict=True)
+        RankedItem(item_id, place, score, SOURCES[source], reason)
+        for item_id, place, score, source, reason in zip(
+            names, list(range(1, width + 1)) * users, values, sources, reasons, strict=True
+        )
     ]
     lists = [items[start : start + width] for start in range(0, len(items), width)]
     if -np.inf in values:
         lists = [[item for item in of_user if item.score != -np.inf] for of_user in lists]
     return lists
+
+
+def _names(rows: NDArray[np.int64], encoder: Encoder, followed: Followed | None) -> list[str]:
+    """Item ids of the rows, one line after the other; those below 0 are new items."""
+    flat = rows.ravel()
+    if followed is None:
+        return encoder.items_at(flat.tolist())
+    names = encoder.items_at(np.maximum(flat, OUT_OF_VOCABULARY).tolist())
+    for place in np.flatnonzero(flat < OUT_OF_VOCABULARY).tolist():
+        names[place] = followed.item_ids[-flat[place]]
+    return names
 
 
 def _without_seen(
@@ -180,24 +224,21 @@ def _without_seen(
 
 
 def _shaped(
-    scores: NDArray[np.float32],
-    rows: NDArray[np.int64],
-    encoder: Encoder,
-    policy: Policy,
-    categories: Mapping[str, str],
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    best: Fused, encoder: Encoder, policy: Policy, categories: Mapping[str, str], followed: Followed | None
+) -> Fused:
     numbered: dict[str, int] = {"": NO_CATEGORY}
-    names = [categories.get(item_id, "") for item_id in encoder.items_at(rows.ravel().tolist())]
-    numbers = np.array([numbered.setdefault(name, len(numbered)) for name in names], np.int64).reshape(rows.shape)
-    return reshaped(
-        scores,
-        rows,
+    names = [categories.get(item_id, "") for item_id in _names(best.rows, encoder, followed)]
+    numbers = np.array([numbered.setdefault(name, len(numbered)) for name in names], np.int64).reshape(best.rows.shape)
+    scores, places = reshaped(
+        best.scores,
+        best.rows,
         encoder,
         policy.list_items,
         diversity=policy.diversity,
         categories=numbers if policy.category_items_max else None,
         category_items_max=policy.category_items_max,
     )
+    return Fused(scores, *(np.take_along_axis(column, places, 1) for column in best[1:]))
 
 
 def _rows_of(state: UserState, encoder: Encoder) -> "array[int]":
@@ -217,6 +258,16 @@ def _recent_rows(states: Sequence[UserState], encoder: Encoder, events: int) -> 
     places = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(flat)) - 1
     recent[lines, places] = flat
     return recent
+
+
+def _followers(companions: BatchCompanions, user: int, policy: Policy, withdrawn: Container[str]) -> list[RankedItem]:
+    """A list of co-visitation alone, for a user whom the encoder does not know."""
+    items: list[RankedItem] = []
+    for item_id, share, cause in companions.of_user(user):
+        if item_id not in withdrawn and len(items) < policy.list_items:
+            reason = [cause] if policy.explain else []
+            items.append(RankedItem(item_id, len(items) + 1, round(share, _SCORE_DIGITS), "co-visitation", reason))
+    return items
 
 
 def _fill(

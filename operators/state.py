@@ -115,6 +115,11 @@ class UserState:
         """Item ids of the history, oldest first."""
         return self.item_ids.decode().split("\x00") if self.types else []
 
+    def newest_items(self, count: int) -> list[str]:
+        """Item ids of the newest ``count`` events of the history, oldest first."""
+        newest = self.item_ids.rsplit(_SEPARATOR, count)[-count:]
+        return b"\x00".join(newest).decode().split("\x00") if self.types else []
+
     @property
     def history_types(self) -> list[int]:
         """Event types of the history, oldest first."""

@@ -28,7 +28,6 @@ from models.failover import FailoverEncoder
 from models.runtime import OnnxEncoder
 from operators import limits
 from operators.interest import Encoder
-from operators.ranking import Policy
 from streams.agents import add_agent
 from streams.catalog import Catalog, CatalogFollower
 from streams.checkpoint import Checkpoint, Targets
@@ -108,6 +107,7 @@ class Worker:
         if worker.explain:
             encoder.influences(np.zeros(1, np.int64))  # made from the model at the first call: not in the first batch
         log.info("model %s on %s", encoder.version, encoder.provider)
+        self._policy = worker.policy(encoder.fusion)
         table_partitions = partitions[changelog_topic(worker.app_id)]
         self.store = StateStore(
             Path(worker.data_dir) / worker.app_id,
@@ -122,6 +122,7 @@ class Worker:
             worker.cache_users_max,
             plain_ids=self._pseudonyms is None,
             sources=sources,
+            keeps_covisitation=self._policy.covisitation is not None,
         )
         catalog = Catalog()
         catalog_topic = settings.topics.catalog
@@ -170,22 +171,13 @@ class Worker:
             self._write_thread,
             self.app,
         )
-        policy = Policy(
-            list_items=worker.list_items,
-            seen_items=worker.seen_items,
-            repeat_weight=worker.repeat_weight,
-            diversity=worker.diversity,
-            category_items_max=worker.category_items_max,
-            explain=worker.explain,
-            variant=worker.variant,
-        )
         return Engine(
             self.states,
             encoder,
             catalog,
             checkpoint,
             self.metrics,
-            policy,
+            self._policy,
             topics.sources,
             source=self.app.chunk_consumer,
             accepts=self._accepts,

@@ -208,7 +208,8 @@ class Engine:
         touched = batch.touched if batch.erasures else batch.users
         states = self._states.load(touched)
         rejected_in = {letter.partition for letter in batch.dead_letters}
-        popularity = self._states.popularity({user.partition for user in touched} | rejected_in)
+        partitions = {user.partition for user in touched} | rejected_in
+        popularity, covisitation = self._states.popularity(partitions), self._states.covisitation(partitions)
         self._catalog.apply(self._encoder)
         clock.mark("load")
         effects = process_batch(
@@ -221,6 +222,7 @@ class Engine:
             withdrawn=self._catalog.withdrawn,
             categories=self._catalog.categories,
             now_ms=now_ms,
+            covisitation=covisitation,
         )
         if self._pseudonyms is not None:
             effects = effects._replace(dead_letters=[withheld(letter) for letter in effects.dead_letters])

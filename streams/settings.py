@@ -16,7 +16,9 @@ from msgspec import Meta
 
 from operators import limits
 from operators.defaults import REPEAT_WEIGHT
+from operators.fusion import Fusion
 from operators.privacy import Pseudonyms
+from operators.ranking import Policy
 
 __all__ = [
     "BrokerSettings",
@@ -120,8 +122,11 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     list_items: Annotated[int, Meta(ge=1, le=limits.list_items_max)] = 10
     seen_items: Literal["keep", "drop"] = "keep"
     """Whether a list may hold items of the user's recent history (groceries: keep; news: drop)."""
-    repeat_weight: Annotated[float, Meta(ge=0, le=limits.boost_max)] = REPEAT_WEIGHT
-    """Where seen items are kept: this times log(1 + an item's count in the history) on its score."""
+    repeat_weight: Annotated[float, Meta(ge=0, le=limits.boost_max)] | None = None
+    """Where seen items are kept: this times log(1 + an item's count in the history) on its score; else the weight that
+    was chosen for the model, or 2."""
+    covisitation: bool = True
+    """Whether what users went on to after an item moves it up, where weights were chosen for the model."""
     diversity: Annotated[float, Meta(ge=0, le=1)] = 0.0
     """0: the best scores; towards 1: the more unlike each other the items of a list."""
     category_items_max: Annotated[int, Meta(ge=0, le=limits.list_items_max)] = 0
@@ -145,6 +150,20 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     web_host: str = "127.0.0.1"
     web_port: Port = 6066
     """Health and metrics; 0 switches the web server off."""
+
+    def policy(self, fusion: Fusion | None) -> Policy:
+        """What lists are made by, with the weights that were chosen for the model."""
+        fusion = fusion or Fusion(repeat_weight=REPEAT_WEIGHT)
+        return Policy(
+            list_items=self.list_items,
+            seen_items=self.seen_items,
+            repeat_weight=fusion.repeat_weight if self.repeat_weight is None else self.repeat_weight,
+            covisitation=fusion.covisitation if self.covisitation else None,
+            diversity=self.diversity,
+            category_items_max=self.category_items_max,
+            explain=self.explain,
+            variant=self.variant,
+        )
 
 
 class PrivacySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -3,10 +3,13 @@
 import logging
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Final
 
 from operators import limits, state
+from operators.candidates.covisitation_parts import changed_parts, restore
+from operators.candidates.live_covisitation import LiveCoVisitation
 from operators.candidates.popularity import Popularity
 from operators.erasure import ERASURE, husk_key
 from operators.partition import partition_of
@@ -19,6 +22,8 @@ __all__ = ["POPULARITY_KEY", "States"]
 
 POPULARITY_KEY: Final = b"\x00popularity"
 """Key of a partition's popularity snapshot; ids hold no control character, so no user has this key."""
+COVISITATION_KEY: Final = b"\x00covisitation-"
+"""Before the name of a part of a partition's co-visitation."""
 
 _NO_SOURCES: Final[Sources] = MappingProxyType({})
 
@@ -40,11 +45,13 @@ class States:
         *,
         plain_ids: bool = True,
         sources: Sources = _NO_SOURCES,
+        keeps_covisitation: bool = False,
     ) -> None:
         """
         Args:
             plain_ids: keys are the ids that producers partition by, and no pseudonyms.
             sources: the event topics and the changelog; without them those of the states are not looked at.
+            keeps_covisitation: lists are made with it.
         """
         self._store = store
         self._partitions = partitions
@@ -52,6 +59,8 @@ class States:
         self._cache: OrderedDict[UserKey, UserState] = OrderedDict()
         self._cache_users_max = max(cache_users_max, 4 * limits.batch_events_max)
         self._popularity: dict[int, Popularity] = {}
+        self._covisitation: dict[int, LiveCoVisitation] = {}
+        self._keeps_covisitation = keeps_covisitation
         self._snapshot_events: dict[int, int] = {}
         self._sources = sources
         self._sources_due: dict[int, bytes] = {}
@@ -125,11 +134,21 @@ class States:
         for partition in partitions:
             require_known(self._store.get(partition, SOURCES_KEY), self._sources, partition)
 
+    def covisitation(self, partitions: Iterable[int]) -> Mapping[int, LiveCoVisitation] | None:
+        """Co-visitation by partition, restored from the store where the cache has none; None where lists need none."""
+        if not self._keeps_covisitation:
+            return None
+        for partition in partitions:
+            if partition not in self._covisitation:
+                get = partial(self._store.get, partition)
+                self._covisitation[partition] = restore(lambda name, get=get: get(COVISITATION_KEY + name.encode()))
+        return self._covisitation
+
     def due_snapshots(self, events: int) -> list[tuple[int, bytes, bytes]]:
         """Partition, key and value of what else the changelog is to hold.
 
-        Popularity of the partitions that have moved by at least ``events`` since the last snapshot, and the sources
-        of those whose states do not name them yet.
+        Popularity and co-visitation of the partitions that have moved by at least ``events`` since the last snapshot,
+        and the sources of those whose states do not name them yet.
         """
         due = [(partition, SOURCES_KEY, value) for partition, value in self._sources_due.items()]
         self._sources_due.clear()
@@ -137,12 +156,16 @@ class States:
             if popularity.events - self._snapshot_events[partition] >= events:
                 self._snapshot_events[partition] = popularity.events
                 due.append((partition, POPULARITY_KEY, popularity.snapshot()))
+                if partition in self._covisitation:
+                    parts = changed_parts(self._covisitation[partition])
+                    due += [(partition, COVISITATION_KEY + name.encode(), value) for name, value in parts]
         return due
 
     def forget(self) -> None:
         """Drop everything that is not in the store; for a rebalance, when nothing is in work."""
         self._cache.clear()
         self._popularity.clear()
+        self._covisitation.clear()
         self._snapshot_events.clear()
         self._sources_due.clear()
 

@@ -1,7 +1,7 @@
 """Co-visitation: what users went on to after an item. Streams: an event touches the rows of the few items before it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -91,6 +91,42 @@ class CoVisitation(Component):
             # No item is twice among the successors of one item, so a plain += adds every one of them.
             scores[lines, self.successors[of_item]] += share[:, age, None] * self.weights[of_item].astype(np.float32)
         return scores / _power(self.counts, self.to_power)
+
+    def strongest(self, items: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The successors of greatest weight of each item (I,), equal weights by row, and what each adds to a score.
+
+        Returns rows (I, count), 0 where there is none, and scores (I, count) of an item that was the newest.
+        """
+        keys = np.sort(self.weights[items] * self.items + (self.items - 1 - self.successors[items]), axis=1)
+        keys = keys[:, : -count - 1 : -1]
+        weights = keys // self.items
+        rows = np.where(weights > 0, self.items - 1 - keys % self.items, OUT_OF_VOCABULARY)
+        return rows, weights / (_UNIT * self._popularity(items[:, None], rows))
+
+    def shares(
+        self, items: NDArray[np.int64], successors: NDArray[np.int64], distances: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """What one event of each successor, ``distances`` events after the item's next, adds to a score."""
+        return self._units[distances] / (_UNIT * self._popularity(items, successors))
+
+    def _popularity(self, items: NDArray[np.int64], successors: NDArray[np.int64]) -> NDArray[np.float64]:
+        counts, following = np.maximum(self.counts[items], 1), np.maximum(self.counts[successors], 1)
+        return counts**self.from_power * following**self.to_power
+
+    def moved(self, kept: NDArray[np.int64], items: int) -> "CoVisitation":
+        """A table of ``items`` rows that are numbered anew: row n is ``kept[n]`` (K,), the first of which is row 0."""
+        other = replace(self, items=items)
+        number = np.zeros(self.items, np.int64)
+        number[kept] = np.arange(len(kept))
+        other.counts[: len(kept)] = self.counts[kept]
+        stays = (number[self.successors[kept]] > 0) & (self.weights[kept] > 0)
+        front = np.argsort(~stays, axis=1, kind="stable")  # the places in use come first
+        stays = np.take_along_axis(stays, front, 1)
+        successors, weights = (np.take_along_axis(c[kept], front, 1) for c in (self.successors, self.weights))
+        other.successors[: len(kept)] = np.where(stays, number[successors], 0)
+        other.weights[: len(kept)] = np.where(stays, weights, 0)
+        other.used[: len(kept)] = stays.sum(axis=1)
+        return other
 
     def _places(self, items: NDArray[np.int64], successors: NDArray[np.int64]) -> NDArray[np.int64]:
         """(P,) place of each successor in its item's row, -1 where it has none."""

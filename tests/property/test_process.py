@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators import limits, state
+from operators.candidates.live_covisitation import LiveCoVisitation
 from operators.candidates.popularity import Popularity
+from operators.fusion import CoVisitationWeights
 from operators.partition import partition_of
 from operators.process import Chunk, Effects, UserKey, decode_chunks, process_batch
 from operators.ranking import Policy
@@ -31,8 +33,10 @@ ITEMS = [*items(40), "unheard-of"]
 class Core:
     """The core with its states in dictionaries."""
 
-    def __init__(self) -> None:
+    def __init__(self, covisitation: CoVisitationWeights | None = None) -> None:
         self.encoder = FakeEncoder(items(40))
+        self.policy = Policy(list_items=5, covisitation=covisitation)
+        self.followed: defaultdict[int, LiveCoVisitation] = defaultdict(LiveCoVisitation)
         self.states: defaultdict[UserKey, UserState] = defaultdict(UserState)
         self.popularity: defaultdict[int, Popularity] = defaultdict(Popularity)
 
@@ -43,10 +47,11 @@ class Core:
             {user: self.states[user] for user in batch.users},
             {user.partition: self.popularity[user.partition] for user in batch.users},
             self.encoder,
-            Policy(list_items=5),
+            self.policy,
             topics=TOPICS,
             withdrawn=frozenset(),
             now_ms=NOW_MS,
+            covisitation=self.followed if self.policy.covisitation else None,
         )
 
     def values(self) -> dict[UserKey, bytes]:
@@ -221,3 +226,32 @@ def test_a_stream_in_order_comes_to_the_same_states_in_any_batches(seed: int, us
         shares, theirs = dict(popularity.top(60)), dict(in_parts.popularity[partition].top(60))
         assert shares.keys() == theirs.keys()
         np.testing.assert_allclose([shares[item] for item in theirs], list(theirs.values()), rtol=1e-9)
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=15)
+def test_the_same_events_give_the_same_last_lists_in_any_batches(seed: int) -> None:
+    """In event-time order, with co-visitation: one batch, many, and one event at a time."""
+    rng = random.Random(seed)
+    records = [
+        record(n, f"user-{rng.randrange(9)}", rng.choice(ITEMS), NOW_MS - 10_000 + n // 2)
+        for n in range(rng.randint(1, 400))
+    ]
+    chunks = [chunk(0, partition_of(one.key or b"", PARTITIONS), [one]) for one in records]
+    cuts = sorted(rng.sample(range(len(chunks)), min(5, len(chunks))))
+    answers: list[dict[UserKey, bytes]] = []
+    for bounds in ([0, len(chunks)], [0, *cuts, len(chunks)], [*range(len(chunks) + 1)]):
+        core = Core(covisitation=CoVisitationWeights(weight=1.0, scale=100.0, new_items=0.0))
+        lists: dict[UserKey, bytes] = {}
+        for start, end in pairwise(bounds):
+            for published in core.run(chunks[start:end]).lists if start < end else ():
+                lists[published.user] = _without_causes(published.value)
+        answers.append(lists)
+    assert answers[0] == answers[1] == answers[2]
+    if len(records) > 300:
+        assert b"co-visitation" in b"".join(answers[0].values())
+
+
+def _without_causes(value: bytes) -> bytes:
+    decoded = msgspec.json.decode(value)
+    return msgspec.json.encode({name: decoded[name] for name in ("user_id", "event_time", "items")})

@@ -6,8 +6,11 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from operators.candidates.live_covisitation import COMPANIONS, Companions
 from operators.candidates.popularity import Popularity
+from operators.companions import BatchCompanions
 from operators.fold import fold
+from operators.fusion import CoVisitationWeights
 from operators.interest import refresh
 from operators.ranking import Policy, RankedItem, rank
 from operators.state import UserState
@@ -24,7 +27,15 @@ POLICIES = st.builds(
     seen_items=st.sampled_from(["keep", "drop"]),
     explain=st.booleans(),
     repeat_weight=st.sampled_from([0.0, 0.7, 2.0]),
+    covisitation=st.none()
+    | st.builds(
+        CoVisitationWeights,
+        weight=st.sampled_from([0.3, 1.5]),
+        scale=st.sampled_from([10.0, 1_000.0]),
+        new_items=st.sampled_from([None, -1.0, 0.0, 3.0]),
+    ),
 )
+FOLLOWED = st.lists(st.sampled_from([*CATALOGUE, *OUTSIDE]), max_size=COMPANIONS, unique=True)
 
 
 class World(NamedTuple):
@@ -45,25 +56,54 @@ def state_of(encoder: FakeEncoder, history: list[str]) -> UserState:
     return state
 
 
-def brute_force(world: World, state: UserState, history: list[str]) -> list[tuple[str, str]]:
+def share_of(place: int) -> np.float32:
+    """Of the item at a place of those that followed."""
+    return np.float32(0.4 / (1 + place))
+
+
+def brute_force(world: World, state: UserState, history: list[str], followed: list[str]) -> list[tuple[str, str]]:
     """Item and source of every place, by scoring and sorting everything."""
-    seen = {*history[-50:]} if world.policy.seen_items == "drop" else set[str]()
-    banned = world.withdrawn | seen
+    policy, encoder = world.policy, world.encoder
+    kept = policy.seen_items == "keep"
+    banned = world.withdrawn | (set[str]() if kept else {*history[-50:]})
     chosen: list[tuple[str, str]] = []
     if any(item in CATALOGUE for item in history):
         assert state.vector is not None
-        scores = np.einsum("d,nd->n", state.vector, world.encoder.matrix) + world.encoder.bias
-        if world.policy.seen_items == "keep":
-            for row in range(1, len(scores)):
-                scores[row] += world.policy.repeat_weight * np.log1p(history[-50:].count(world.encoder.items[row]))
-        open_rows = [row for row in range(1, len(scores)) if world.encoder.items[row] not in banned]
-        best = sorted(open_rows, key=lambda row: (-scores[row], row))
-        chosen = [(world.encoder.items[row], "encoder") for row in best]
-    taken = {item for item, _ in chosen[: world.policy.list_items]} | banned
+        alone = np.einsum("d,nd->n", state.vector, encoder.matrix) + encoder.bias
+        scores = {encoder.items[row]: alone[row] for row in range(1, len(alone)) if encoder.items[row] not in banned}
+        own = sorted(scores, key=lambda item: (-scores[item], encoder.rows[item]))[: policy.list_items]
+        weights = policy.covisitation
+        if weights is not None and weights.new_items is not None and len(own) == policy.list_items:
+            last = scores[own[-1]] + np.float32(weights.new_items)
+            scores |= {item: last for item in followed if item in OUTSIDE and item not in banned}
+        sources: dict[str, str] = dict.fromkeys(scores, "encoder")
+        for item in scores:
+            repeated = policy.repeat_weight * np.log1p(history[-50:].count(item)) * kept * (item in CATALOGUE)
+            moved = 0.0
+            if weights is not None and item in followed:
+                moved = weights.weight * np.log1p(weights.scale * share_of(followed.index(item)))
+            scores[item] += np.float32(repeated) + np.float32(moved)
+            if item not in own:
+                sources[item] = "history" if repeated >= moved else "co-visitation"
+        chosen = [(item, sources[item]) for item in sorted(scores, key=lambda item: -scores[item])]
+    elif policy.covisitation is not None:
+        chosen = [(item, "co-visitation") for item in followed if item not in banned]
+    taken = {item for item, _ in chosen[: policy.list_items]} | banned
     for item, _ in world.popularity.top(1_000):
         if item not in taken:
             chosen.append((item, "popularity"))
-    return chosen[: world.policy.list_items]
+    return chosen[: policy.list_items]
+
+
+def companions_of(followed: list[list[str]], histories: list[list[str]]) -> BatchCompanions:
+    """What came after each user's events, by the newest one of them."""
+    item_ids, found = [""], Companions.none(len(followed))
+    for user, (names, history) in enumerate(zip(followed, histories, strict=True)):
+        for place, name in enumerate(names if history else []):
+            found.slots[user, place], found.causes[user, place] = len(item_ids), len(item_ids) + 1
+            found.shares[user, place] = found.greatest[user, place] = share_of(place)
+            item_ids += [name, history[-1]]
+    return BatchCompanions(item_ids, found)
 
 
 def assert_well_formed(listed: list[RankedItem], world: World, history: list[str]) -> None:
@@ -71,28 +111,42 @@ def assert_well_formed(listed: list[RankedItem], world: World, history: list[str
     assert [item.rank for item in listed] == list(range(1, len(listed) + 1))
     assert len(set(names)) == len(names) <= world.policy.list_items
     assert not world.withdrawn & {*names}
-    for source in ("encoder", "popularity"):
-        scores = [item.score for item in listed if item.source == source]
+    for popular in (True, False):
+        scores = [item.score for item in listed if (item.source == "popularity") is popular]
         assert scores == sorted(scores, reverse=True)
         assert np.isfinite(scores).all()
     for item in listed:
-        assert {*item.because} <= {*history[-16:]} & {*CATALOGUE}
-        wanted = world.policy.explain and item.source == "encoder" and bool({*history[-16:]} & {*CATALOGUE})
-        assert bool(item.because) is wanted
+        assert {*item.because} <= {*history[-16:]}
+        if item.source in {"encoder", "history"}:
+            assert {*item.because} <= {*CATALOGUE, history[-1]}
+            assert not world.policy.explain or bool(item.because) or not {*history[-16:]} & {*CATALOGUE}
+        elif item.source == "co-visitation":
+            assert bool(item.because) is world.policy.explain
+        else:
+            assert not item.because
+        assert world.policy.explain or not item.because
 
 
-@given(st.lists(HISTORIES, max_size=6), POPULAR, POLICIES, WITHDRAWN)
+@given(st.lists(st.tuples(HISTORIES, FOLLOWED), max_size=6), POPULAR, POLICIES, WITHDRAWN)
 def test_equals_brute_force(
-    histories: list[list[str]], popular: list[str], policy: Policy, withdrawn: set[str]
+    users: list[tuple[list[str], list[str]]], popular: list[str], policy: Policy, withdrawn: set[str]
 ) -> None:
+    histories = [history for history, _ in users]
+    seen = [{*history[-50:]} if policy.seen_items == "drop" else set[str]() for history in histories]
+    followed = [
+        [item for item in names if item not in had] if history else []
+        for (history, names), had in zip(users, seen, strict=True)
+    ]
     world = World(FakeEncoder(CATALOGUE), Popularity(), policy, withdrawn)
     for n, item in enumerate(popular):
         world.popularity.add(item, 1_000 * n)
     for item in withdrawn:
         world.encoder.set_rule(item, False, 0.0)
     states = [state_of(world.encoder, history) for history in histories]
-    lists = rank(states, [world.popularity] * len(states), world.encoder, policy, withdrawn)
+    companions = companions_of(followed, histories) if policy.covisitation else None
+    popularities = [world.popularity] * len(states)
+    lists = rank(states, popularities, world.encoder, policy, withdrawn, companions=companions)
     assert len(lists) == len(histories)
-    for listed, state, history in zip(lists, states, histories, strict=True):
-        assert [(item.item_id, item.source) for item in listed] == brute_force(world, state, history)
+    for listed, state, history, names in zip(lists, states, histories, followed, strict=True):
+        assert [(item.item_id, item.source) for item in listed] == brute_force(world, state, history, names)
         assert_well_formed(listed, world, history)

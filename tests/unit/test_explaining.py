@@ -11,8 +11,8 @@ from operators import limits
 from operators.defaults import REPEAT_WEIGHT
 from operators.explaining import because, exact_effects, mean_response
 from operators.fold import fold
+from operators.fusion import Fused, repeats, with_bonuses
 from operators.interest import EVENT_TYPES, OUT_OF_VOCABULARY, refresh
-from operators.reranking import with_repeats
 from operators.state import UserState
 from tests.fakes import FakeEncoder, event, full_pass, items
 
@@ -87,7 +87,8 @@ def explained(encoder: OnnxEncoder, histories: list[tuple[NDArray[np.int64], NDA
         assert job is not None
         _, vectors = refresh(encoder, [job])
         recent = rows[None, ::-1]
-        _, listed = with_repeats(*encoder.top_k(vectors, 10), recent, vectors, encoder, REPEAT_WEIGHT)
+        best = Fused(*encoder.top_k(vectors, 10), np.zeros((len(vectors), 10), np.int64))
+        listed = with_bonuses(best, repeats(recent, REPEAT_WEIGHT), vectors, encoder).rows
         reasons = because(recent, listed, encoder, REPEAT_WEIGHT)
         newest = recent[0, : limits.explained_events_max]
         exact = exact_effects(state, listed[0], encoder, REPEAT_WEIGHT)[:, ::-1][:, : len(newest)]

@@ -1,0 +1,178 @@
+"""Co-visitation around one batch: the histories before it, what it teaches, and who is answered what."""
+
+from collections import defaultdict
+from collections.abc import Container, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from operators import limits
+from operators.candidates.live_covisitation import NOTHING, WINDOW_EVENTS, Companions, LiveCoVisitation
+from operators.fold import Folded
+from operators.fusion import Bonuses, CoVisitationWeights
+from operators.interest import OUT_OF_VOCABULARY, Encoder
+from operators.state import UserState
+
+__all__ = ["BatchCompanions", "Followed", "Visits"]
+
+
+class BatchCompanions(NamedTuple):
+    """What the users of a batch went on to look at, as ``Companions`` whose slots are places in ``item_ids``."""
+
+    item_ids: list[str]
+    """The first is none."""
+    found: Companions
+
+    def of(self, users: Sequence[int]) -> "BatchCompanions":
+        """Some of the users."""
+        return BatchCompanions(self.item_ids, self.found.of(users))
+
+    def of_user(self, user: int) -> list[tuple[str, float, str]]:
+        """Item, share, and the item of the event that counts most, best first."""
+        slots, shares, _, causes = (column[user].tolist() for column in self.found)
+        item_ids = self.item_ids
+        return [(item_ids[s], share, item_ids[c]) for s, share, c in zip(slots, shares, causes, strict=True) if s]
+
+    def weighted(self, weights: CoVisitationWeights, encoder: Encoder, withdrawn: Container[str]) -> "Followed":
+        """What the weights make of it for users whom the encoder knows."""
+        rows = encoder.rows_of(self.item_ids)
+        if weights.new_items is not None:
+            for place, item_id in enumerate(self.item_ids):
+                if rows[place] == OUT_OF_VOCABULARY and item_id not in withdrawn:
+                    rows[place] = -place
+        of_slot = np.array(rows, np.int64)[self.found.slots]
+        bonus = np.float32(weights.weight) * np.log1p(np.float32(weights.scale) * self.found.shares)
+        return Followed(*self, weights, Bonuses(of_slot, np.zeros(of_slot.shape, np.float32), bonus))
+
+
+class Followed(NamedTuple):
+    """``BatchCompanions`` with their part in the scores."""
+
+    item_ids: list[str]
+    found: Companions
+    weights: CoVisitationWeights
+    bonuses: Bonuses
+    """A new item has the row below 0 that is its place in ``item_ids``, below 0."""
+
+    def score_of_new(self, scores: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        """(B,) what a new item has without its bonus, beside the encoder's list of ``scores`` (B, k)."""
+        return None if self.weights.new_items is None else scores[:, -1] + np.float32(self.weights.new_items)
+
+    def effects(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], list[str]]:
+        """What one event's co-visits add to each place of the lists (B, k), and the items of those events."""
+        scale, (_, shares, greatest, causes) = np.float32(self.weights.scale), self.found
+        without = np.log1p(scale * np.maximum(shares - greatest, 0))
+        effects = np.float32(self.weights.weight) * (np.log1p(scale * shares) - without)
+        same = (rows[:, :, None] == self.bonuses.rows[:, None, :]) & (rows != OUT_OF_VOCABULARY)[:, :, None]
+        at, lines = same.argmax(axis=2), np.arange(len(rows))[:, None]
+        places: list[int] = causes[lines, at].ravel().tolist()
+        return np.where(same.any(axis=2), effects[lines, at], 0), [self.item_ids[place] for place in places]
+
+
+class Visits:
+    """Made before a batch is folded; ``learned`` afterwards."""
+
+    def __init__(
+        self,
+        tables: Mapping[int, LiveCoVisitation],
+        users: Sequence[tuple[int, bytes]],
+        states: Sequence[UserState],
+        *,
+        drop_seen: bool,
+    ) -> None:
+        """
+        Args:
+            tables: by partition.
+            users: partition and key of each.
+            states: of the same users.
+            drop_seen: nobody is answered with an item of the history.
+        """
+        self._tables = tables
+        self._drop_seen = drop_seen
+        self._width = limits.history_events_max if drop_seen else WINDOW_EVENTS
+        self._before = [state.newest_items(self._width) for state in states]
+        self._members: defaultdict[int, list[int]] = defaultdict(list)
+        for n, (partition, _) in enumerate(users):
+            self._members[partition].append(n)
+
+    def learned(
+        self, folded: Sequence[Folded], order: Sequence[NDArray[np.int64]], bounds: Sequence[int]
+    ) -> BatchCompanions:
+        """Teach every partition its events of the batch, in event-time order, and answer every user.
+
+        Args:
+            order: columns of the batch's events that tell those of one time apart, the most significant one last.
+            bounds: of the first users' events in them, as in ``operators.process.Batch``.
+        """
+        item_ids = [""]
+        answer = Companions.none(len(self._before))
+        for partition, members in self._members.items():
+            table = self._tables[partition]
+            names = table.item_ids
+            fresh = [folded[n].fresh for n in members]
+            found = self._serve(table, members, fresh, _rows_of(order, bounds, members, fresh))
+            used, at = np.unique(np.stack([found.slots, found.causes]), return_inverse=True)
+            named: list[str] = [names[slot] for slot in used.tolist()]
+            places = np.array([len(item_ids) + n if name else 0 for n, name in enumerate(named)], np.int64)
+            slots, causes = places[at.reshape(2, *found.slots.shape)]
+            item_ids += named
+            found = found._replace(slots=slots, causes=causes)
+            for column, part in zip(answer, found, strict=True):
+                column[members] = part
+        return BatchCompanions(item_ids, answer)
+
+    def _serve(
+        self,
+        table: LiveCoVisitation,
+        members: Sequence[int],
+        fresh: Sequence[Sequence[tuple[str, int]]],
+        order: Sequence[NDArray[np.int64]],
+    ) -> Companions:
+        lengths = np.array([len(events) for events in fresh], np.int64)
+        item_ids: list[str] = [item_id for events in fresh for item_id, _ in events]
+        times_ms = np.array([time_ms for events in fresh for _, time_ms in events], np.int64)
+        by_time = np.lexsort((*order, times_ms))
+        in_order: list[int] = by_time.tolist()
+        slots = np.empty(len(item_ids), np.int64)
+        slots[by_time] = table.admit([item_ids[n] for n in in_order])
+        flat, ends = self._sequences(table, members, slots, lengths)
+        place = np.repeat(ends - np.cumsum(lengths), lengths) + np.arange(len(slots))  # of each event in `flat`
+        events = flat[place[by_time][:, None] - np.arange(1 + WINDOW_EVENTS)]
+        position = np.empty(len(by_time), np.int64)
+        position[by_time] = np.arange(len(by_time))
+        last = np.cumsum(lengths) - 1
+        asked = np.where(lengths > 0, position[last] + 1 if len(position) else 0, 0)
+        recent = flat[ends[:, None] - 1 - np.arange(WINDOW_EVENTS)]
+        seen = flat[ends[:, None] - 1 - np.arange(self._width)] if self._drop_seen else recent[:, :0]
+        return table.serve(events, asked, recent, seen)
+
+    def _sequences(
+        self, table: LiveCoVisitation, members: Sequence[int], slots: NDArray[np.int64], lengths: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Slots of each user's history before the batch, filled up in front, and events in it; where each ends."""
+        flat: list[int] = []
+        start, listed = 0, slots.tolist()
+        for n, length in zip(members, lengths.tolist(), strict=True):
+            before = table.slots_of(self._before[n])
+            flat += [NOTHING] * (self._width - len(before))
+            flat += before
+            flat += listed[start : start + length]
+            start += length
+        return np.array(flat, np.int64), np.cumsum(lengths + self._width)
+
+
+def _rows_of(
+    columns: Sequence[NDArray[np.int64]],
+    bounds: Sequence[int],
+    members: Sequence[int],
+    fresh: Sequence[Sequence[tuple[str, int]]],
+) -> list[NDArray[np.int64]]:
+    """The columns of the members' fresh events; zeros for a user of whom some were not fresh."""
+    places: list[int] = []
+    for n, events in zip(members, fresh, strict=True):
+        if events:
+            whole = bounds[n + 1] - bounds[n] == len(events)
+            places += range(bounds[n], bounds[n + 1]) if whole else [-1] * len(events)
+    at = np.array(places, np.int64)
+    return [np.where(at < 0, 0, column[at]) for column in columns]
