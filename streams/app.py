@@ -38,6 +38,7 @@ from streams.engine import Engine
 from streams.intake import Intake
 from streams.logs import RepeatFilter
 from streams.metrics import Metrics
+from streams.policy import policy_of
 from streams.progress import RestoreProgress
 from streams.reach import not_allowed, why_unreachable
 from streams.resources import SystemLimitError, explained, open_files_of_partition
@@ -107,7 +108,7 @@ class Worker:
         if worker.explain:
             encoder.influences(np.zeros(1, np.int64))  # made from the model at the first call: not in the first batch
         log.info("model %s on %s", encoder.version, encoder.provider)
-        self._policy = worker.policy(encoder.fusion)
+        self._policy = policy_of(worker, encoder.fusion)
         table_partitions = partitions[changelog_topic(worker.app_id)]
         self.store = StateStore(
             Path(worker.data_dir) / worker.app_id,

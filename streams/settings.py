@@ -15,10 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from operators import limits
-from operators.defaults import REPEAT_WEIGHT
-from operators.fusion import Fusion
 from operators.privacy import Pseudonyms
-from operators.ranking import Policy
 
 __all__ = [
     "BrokerSettings",
@@ -150,20 +147,6 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     web_host: str = "127.0.0.1"
     web_port: Port = 6066
     """Health and metrics; 0 switches the web server off."""
-
-    def policy(self, fusion: Fusion | None) -> Policy:
-        """What lists are made by, with the weights that were chosen for the model."""
-        fusion = fusion or Fusion(repeat_weight=REPEAT_WEIGHT)
-        return Policy(
-            list_items=self.list_items,
-            seen_items=self.seen_items,
-            repeat_weight=fusion.repeat_weight if self.repeat_weight is None else self.repeat_weight,
-            covisitation=fusion.covisitation if self.covisitation else None,
-            diversity=self.diversity,
-            category_items_max=self.category_items_max,
-            explain=self.explain,
-            variant=self.variant,
-        )
 
 
 class PrivacySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
