@@ -37,6 +37,7 @@ from streams.connection import client_arguments, has_transactions, new_app, new_
 from streams.engine import Engine
 from streams.intake import Intake
 from streams.logs import RepeatFilter
+from streams.loop_consumer import hand_on_parsed_records
 from streams.metrics import Metrics
 from streams.policy import policy_of
 from streams.progress import RestoreProgress
@@ -50,7 +51,6 @@ from streams.store import StateStore, StoreError
 from streams.table import UserTable
 from streams.topics import changelog_topic, partition_errors
 from streams.transactions import FencedError
-from streams.transport import hand_on_parsed_records
 from streams.web import WebServer
 
 __all__ = ["Worker", "WorkerError", "run_worker"]

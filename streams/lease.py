@@ -39,7 +39,7 @@ def _boot_time() -> float:
 
 
 class SessionLease:
-    """Written by the consumer's thread, read by the producer's."""
+    """Written by the consumer, read by the producer."""
 
     def __init__(self, session_s: float, clock: Callable[[], float] = _boot_time) -> None:
         self._session_s = session_s
@@ -80,7 +80,7 @@ class _Sender(Sender):
 
     async def _send_produce_req(self, node_id: int, batches: Any) -> None:
         lease = self.lease
-        while not lease.holds and not lease.is_over:  # noqa: ASYNC110  # another thread renews it, and time ends it
+        while not lease.holds and not lease.is_over:  # noqa: ASYNC110  # the consumer renews it, and time ends it
             await asyncio.sleep(_WAIT_S)
         if lease.holds:
             await super()._send_produce_req(node_id, batches)

@@ -1,6 +1,7 @@
 """Faust's Kafka transport, changed so that no event is lost and a fetched list of records travels as one event.
 
-Every change to Faust's consumer lives here; each names what it replaces (faust-streaming 0.15.3, aiokafka 0.14).
+The changes to Faust's consumer live here and, where they are to its client, in ``streams.loop_consumer``; each names
+what it replaces (faust-streaming 0.15.3, aiokafka 0.14).
 
 - One Faust message is a *chunk*: consecutive records of one partition. Faust's path of four asyncio tasks
   and a dozen calls is then paid per chunk (transport/consumer.py, ``getmany`` and ``_drain_messages``).
@@ -10,15 +11,11 @@ Every change to Faust's consumer lives here; each names what it replaces (faust-
 - A partition without a committed offset is read from its beginning after a rebalance. Faust leaves it where
   the fetcher stood (aiokafka ``seek_to_committed`` seeks only where there is a commit), behind whatever a
   cleared queue held.
-- Changelogs are not read here (``streams.recovery``).
 - Nothing is fetched across a seek, and no event before the restore is over. Faust's fetch goes on during a
   rebalance with a set of partitions that changes under it, and its last ``flow_control.resume`` empties every
   queue: what was fetched after the seek and lost there would not be read again.
-- Records are handed on as aiokafka's parser made them (aiokafka consumer/fetcher.py copies each into a dataclass
-  of eleven fields, at a tenth of an event's whole cost).
 - Nobody looks for livelocks. Faust's detector logs, from bookkeeping that ``settle`` replaces, and ends the worker
   where a partition has no position yet (drivers/aiokafka.py, ``verify_event_path``): after any rebalance.
-- The longest fetch wait is a setting (drivers/aiokafka.py hard-codes ``fetch_max_wait_ms=1500``).
 """
 
 # pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -28,13 +25,10 @@ Every change to Faust's consumer lives here; each names what it replaces (faust-
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from aiokafka.consumer.fetcher import PartitionRecords
-from aiokafka.errors import IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError
+from aiokafka import AIOKafkaProducer
 from aiokafka.structs import TopicPartition
 from faust.serializers.schemas import Schema
 from faust.transport.drivers import aiokafka as driver
@@ -43,7 +37,8 @@ from faust.types.tuples import ConsumerMessage, Message
 
 from operators import limits
 from streams.lease import LeasedProducer
-from streams.protocol import GroupMember, GroupOffset, commit_as_member, offsets_of_group
+from streams.loop_consumer import LoopConsumer
+from streams.protocol import GroupMember, GroupOffset
 from streams.transactions import FencedError, TransactionalProducer
 
 __all__ = [
@@ -52,8 +47,6 @@ __all__ = [
     "ChunkSchema",
     "ChunkTransport",
     "Drain",
-    "hand_on_parsed_records",
-    "parsed_records_handed_on",
 ]
 
 log = logging.getLogger(__name__)
@@ -84,111 +77,19 @@ class ChunkSchema(Schema):  # type: ignore[type-arg]  # Faust's generic paramete
         return message.value
 
 
-def hand_on_parsed_records() -> None:
-    """Let every aiokafka consumer of this process skip the copy; the parser's record has what ``Record`` asks for."""
-    PartitionRecords._consumer_record = _as_parsed
-
-
-@contextmanager
-def parsed_records_handed_on() -> Generator[None]:
-    """The same, for as long as the block runs: in a process with consumers that others have made."""
-    copying = PartitionRecords._consumer_record
-    hand_on_parsed_records()
-    try:
-        yield
-    finally:
-        PartitionRecords._consumer_record = copying
-
-
-def _as_parsed(self: PartitionRecords, tp: TopicPartition, record: Any) -> Any:
-    return record
-
-
-class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
-    """The thread that owns the aiokafka consumer."""
-
-    fetch_wait_ms = 100
-    app: Any
-    member = GroupMember("", -1, "")
-    """Who this worker is to its group since the last assignment."""
-    fetched: dict[TP, int]
-    """Last offset that was handed to the event loop, by source partition."""
-
-    def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
-        consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms = self.fetch_wait_ms
-        if self.app.exactly_once:
-            consumer._isolation_level = "read_committed"
-        return consumer
-
-    async def _fetch_records(self, consumer: AIOKafkaConsumer, *args: Any, **kwargs: Any) -> Any:
-        # A group that may no longer be read is told to whoever polls, and Faust polls the fetcher only.
-        if consumer._coordinator is not None:
-            consumer._coordinator.check_errors()
-        records = await super()._fetch_records(consumer, *args, **kwargs)
-        # Here, where the position has just moved: on their way to the event loop they would be known to nobody.
-        self.fetched |= {TP(*tp): of_partition[-1].offset for tp, of_partition in records.items() if of_partition}
-        return records
-
-    async def leave_group(self) -> None:
-        """Tell the group at once that this member goes; Faust does only at the end of an orderly stop."""
-        coordinator: Any = None if self._consumer is None else self._consumer._coordinator
-        if coordinator is not None:
-            await self.call_thread(coordinator._maybe_leave_group)
-
-    async def on_start(self) -> None:
-        await super().on_start()
-        self.app.lease.watch(self._ensure_consumer()._coordinator)
-
-    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        consumer = self._ensure_consumer()
-        coordinator: Any = consumer._coordinator
-        self.member = GroupMember(coordinator.group_id, generation_id, coordinator.member_id)
-        # Faust leaves them to aiokafka's prefetch, which would read back what the worker has written itself.
-        consumer.pause(*(TopicPartition(*tp) for tp in assigned if tp.topic in self.app.tables.changelog_topics))
-        await super().on_partitions_assigned(assigned, generation_id)
-
-    def is_behind(self, tp: TP) -> bool:
-        """Whether the last fetch response told of records that were not handed out yet."""
-        subscription: Any = self._ensure_consumer()._subscription.subscription
-        assignment = None if subscription is None else subscription.assignment
-        state = None if assignment is None else assignment.state_value(TopicPartition(*tp))
-        if state is None:
-            return False
-        # Without a fetch response nothing is known, so there may be more.
-        return state.highwater is None or not state.has_valid_position or state.highwater > state.position
-
-    async def offsets_of_group(self, partitions: Sequence[TP], *, stable: bool) -> Mapping[TP, GroupOffset]:
-        """What the group has committed; see ``streams.protocol``."""
-        coordinator = self._ensure_consumer()._coordinator
-        wanted = [TopicPartition(*tp) for tp in partitions]
-        return await self.call_thread(offsets_of_group, coordinator, wanted, stable)
-
-    async def commit_as(self, member: GroupMember, offsets: Mapping[Any, int], metadata: str) -> None:
-        """Commit outside any transaction; see ``streams.protocol``.
-
-        Raises:
-            FencedError: ``member`` is none of the group's any more.
-        """
-        coordinator = self._ensure_consumer()._coordinator
-        try:
-            await self.call_thread(commit_as_member, coordinator, member, offsets, metadata)
-        except (IllegalGenerationError, UnknownMemberIdError, RebalanceInProgressError):
-            raise FencedError from None
-
-
 class ChunkConsumer(driver.Consumer):
     """Faust's consumer with chunks for messages and settlement for acknowledgement."""
 
     app: Any
-    _thread: ChunkConsumerThread
+    _thread: LoopConsumer
 
     chunk_records_max = limits.chunk_records_max
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._settled: dict[TP, int] = {}
-        self._fetched: dict[TP, int] = self._thread.fetched
+        self._fetched: dict[TP, int] = {}
+        """Last offset that was fetched, by source partition."""
         self._drain: Drain | None = None
         self.claims: Mapping[TP, int] = {}
         """What ``claim`` committed last."""
@@ -200,11 +101,10 @@ class ChunkConsumer(driver.Consumer):
         self._sought: tuple[int, int] | None = None
         """Generation and revocations at the last seek to the committed offsets."""
 
-    def _new_consumer_thread(self) -> ChunkConsumerThread:
-        thread = ChunkConsumerThread(self, loop=self.loop, beacon=self.beacon)
-        thread.fetch_wait_ms = self.transport.fetch_wait_ms  # type: ignore[attr-defined]
-        thread.fetched = {}
-        return thread
+    def _new_consumer_thread(self) -> LoopConsumer:
+        client = LoopConsumer(self, loop=self.loop, thread_loop=self.loop, beacon=self.beacon)
+        client.fetch_wait_ms = self.transport.fetch_wait_ms  # type: ignore[attr-defined]
+        return client
 
     def on_revoke_drain(self, drain: Drain) -> None:
         """Ask ``drain`` before partitions go and before the consumer stops."""
@@ -223,6 +123,8 @@ class ChunkConsumer(driver.Consumer):
             wanted = self._fetchable()
             if wanted and not self.should_stop:
                 records = await self._getmany(wanted, min(timeout, _FETCH_TIMEOUT_S))
+                # Before anything else runs: their positions have moved, and on their way nobody else knows them.
+                self._fetched |= {TP(*tp): fetched[-1].offset for tp, fetched in records.items() if fetched}
                 # Records that are dropped here were fetched before the seek that reads them again.
                 for tp, slice_ in _round_robin(records, self.chunk_records_max):
                     if not self.flow_active or self.app.consumer_generation_id != generation:

@@ -9,22 +9,12 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
-from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.structs import TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import Message
 
-from streams.transport import (
-    BatchProducer,
-    ChunkConsumer,
-    ChunkConsumerThread,
-    ChunkSchema,
-    ChunkTransport,
-    _round_robin,
-    hand_on_parsed_records,
-    parsed_records_handed_on,
-)
+from streams.transport import BatchProducer, ChunkConsumer, ChunkSchema, ChunkTransport, _round_robin
 
 VIEW, CLICK, CHANGES = TP("view", 0), TP("click", 1), TP("changelog", 0)
 GENERATION = 3
@@ -42,12 +32,11 @@ def parsed(*offsets: int) -> list[Parsed]:
     return [Parsed(offset) for offset in offsets]
 
 
-class FakeThread:
-    """The thread that owns the client."""
+class FakeClient:
+    """What owns aiokafka's consumer."""
 
     def __init__(self) -> None:
         self.behind: set[TP] = set()
-        self.fetched: dict[TP, int] = {}
         self.rewound: list[TopicPartition] = []
 
     def is_behind(self, tp: TP) -> bool:
@@ -70,10 +59,10 @@ class Consumer(ChunkConsumer):
             in_recovery=False,
             tables=SimpleNamespace(changelog_topics={CHANGES.topic}),
         )
-        self.thread: Any = FakeThread()
-        self._thread = self.thread
+        self.client: Any = FakeClient()
+        self._thread = self.client
         self._settled: dict[TP, int] = {}
-        self._fetched = self.thread.fetched
+        self._fetched = {}
         self._drain = None
         self._fetching = asyncio.Lock()
         self._revocations = 0
@@ -228,44 +217,27 @@ def test_accepts_only_chunks_of_this_generation_after_its_seek_while_the_flow_is
     assert not consumer.accepts(GENERATION)
 
 
+def test_what_is_fetched_is_known_before_it_is_handed_on(consumer: Consumer) -> None:
+    consumer.records = {VIEW: parsed(7, 8), CLICK: []}
+
+    async def first() -> Any:
+        async for tp, _ in consumer.getmany(timeout=1.0):
+            return tp
+        return None
+
+    assert asyncio.run(first()) == VIEW
+    assert consumer._fetched == {VIEW: 8}
+
+
 def test_has_more_knows_what_is_on_its_way_and_what_the_broker_has(consumer: Consumer) -> None:
     assert not consumer.has_more(VIEW, -1)
-    consumer.thread.fetched[VIEW] = 8
+    consumer._fetched[VIEW] = 8
     assert consumer.has_more(VIEW, -1)
     assert consumer.has_more(VIEW, 7)
     assert not consumer.has_more(VIEW, 8)
     assert not consumer.has_more(CLICK, -1)
-    consumer.thread.behind = {VIEW}
+    consumer.client.behind = {VIEW}
     assert consumer.has_more(VIEW, 8)
-
-
-@pytest.mark.parametrize(
-    ("highwater", "position", "valid", "behind"),
-    [(10, 9, True, True), (10, 10, True, False), (None, 10, True, True), (10, 10, False, True)],
-)
-def test_is_behind_when_the_last_fetch_told_of_more(
-    highwater: int | None, position: int, valid: bool, behind: bool
-) -> None:
-    thread: Any = ChunkConsumerThread.__new__(ChunkConsumerThread)
-    state = SimpleNamespace(highwater=highwater, position=position, has_valid_position=valid)
-    states = {TopicPartition("view", 0): state}
-    subscription: Any = SimpleNamespace(assignment=SimpleNamespace(state_value=states.get))
-    thread._ensure_consumer = lambda: SimpleNamespace(_subscription=SimpleNamespace(subscription=subscription))
-    assert thread.is_behind(VIEW) is behind
-    assert not thread.is_behind(CLICK)
-    subscription.assignment = None
-    assert not thread.is_behind(VIEW)
-
-
-def test_what_a_fetch_returns_is_known_before_the_event_loop_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def returns(*_: Any, **__: Any) -> Any:
-        return {TopicPartition("view", 0): parsed(7, 8), TopicPartition("click", 1): []}
-
-    monkeypatch.setattr(driver.AIOKafkaConsumerThread, "_fetch_records", returns)
-    thread: Any = ChunkConsumerThread.__new__(ChunkConsumerThread)
-    thread.fetched = {}
-    asyncio.run(thread._fetch_records(SimpleNamespace(_coordinator=None)))
-    assert thread.fetched == {VIEW: 8}
 
 
 def test_a_paused_partition_is_not_fetched_until_it_is_resumed(consumer: Consumer) -> None:
@@ -304,7 +276,7 @@ def test_the_livelock_detector_looks_at_nothing(consumer: Consumer, monkeypatch:
     def without_a_position(_now: float, _tp: TP) -> None:
         raise AssertionError  # as aiokafka's subscription state does
 
-    monkeypatch.setattr(consumer.thread, "verify_event_path", without_a_position, raising=False)
+    monkeypatch.setattr(consumer.client, "verify_event_path", without_a_position, raising=False)
     monkeypatch.setattr(consumer, "assignment", lambda: {VIEW})
     monkeypatch.setattr(consumer, "sleep", asyncio.sleep)
     asyncio.run(consumer.verify_all_partitions_active())
@@ -368,26 +340,8 @@ def test_without_a_committed_offset_events_are_read_from_their_beginning(
 
     monkeypatch.setattr(driver.Consumer, "seek_to_committed", seek)
     assert asyncio.run(consumer.seek_to_committed()) == committed
-    assert consumer.thread.rewound == [TopicPartition("view", 0), TopicPartition("purchase", 2)]
+    assert consumer.client.rewound == [TopicPartition("view", 0), TopicPartition("purchase", 2)]
     assert consumer.told == [{1}]
-
-
-def test_parsed_records_are_handed_on_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    untyped: Any = PartitionRecords
-    monkeypatch.setattr(PartitionRecords, "_consumer_record", untyped._consumer_record)
-    hand_on_parsed_records()
-    records: Any = PartitionRecords.__new__(PartitionRecords)
-    one = Parsed(1)
-    assert records._consumer_record(TopicPartition("view", 0), one) is one
-
-
-def test_other_consumers_of_a_process_get_their_copies_again() -> None:
-    untyped: Any = PartitionRecords
-    copying = untyped._consumer_record
-    with pytest.raises(RuntimeError, match="inside"), parsed_records_handed_on():
-        assert untyped._consumer_record is not copying
-        raise RuntimeError("inside")
-    assert untyped._consumer_record is copying
 
 
 def test_the_transport_makes_these_consumers_and_producers() -> None:

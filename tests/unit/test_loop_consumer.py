@@ -1,0 +1,82 @@
+"""The worker's aiokafka consumer: where it runs, what it knows of the broker, and the records that it hands on."""
+
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false
+# Faust and aiokafka keep to themselves what is changed, and neither is typed throughout.
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka.consumer.fetcher import PartitionRecords
+from aiokafka.errors import GroupAuthorizationFailedError
+from aiokafka.structs import TopicPartition
+from faust.types import TP
+
+from streams.loop_consumer import LoopConsumer, hand_on_parsed_records, parsed_records_handed_on
+
+VIEW, CLICK = TP("view", 0), TP("click", 1)
+
+
+@pytest.mark.parametrize(
+    ("highwater", "position", "valid", "behind"),
+    [(10, 9, True, True), (10, 10, True, False), (None, 10, True, True), (10, 10, False, True)],
+)
+def test_is_behind_when_the_last_fetch_told_of_more(
+    highwater: int | None, position: int, valid: bool, behind: bool
+) -> None:
+    client: Any = LoopConsumer.__new__(LoopConsumer)
+    state = SimpleNamespace(highwater=highwater, position=position, has_valid_position=valid)
+    states = {TopicPartition("view", 0): state}
+    subscription: Any = SimpleNamespace(assignment=SimpleNamespace(state_value=states.get))
+    client._ensure_consumer = lambda: SimpleNamespace(_subscription=SimpleNamespace(subscription=subscription))
+    assert client.is_behind(VIEW) is behind
+    assert not client.is_behind(CLICK)
+    subscription.assignment = None
+    assert not client.is_behind(VIEW)
+
+
+def test_calls_run_where_they_are_made_and_their_errors_come_back() -> None:
+    client: Any = LoopConsumer.__new__(LoopConsumer)
+
+    async def where(*names: str) -> tuple[Any, tuple[str, ...]]:
+        return asyncio.current_task(), names
+
+    async def fails() -> None:
+        raise GroupAuthorizationFailedError
+
+    async def calls() -> None:
+        assert await client.call_thread(where, "a") == (asyncio.current_task(), ("a",))
+        assert await client.call_thread(lambda: 7) == 7
+        with pytest.raises(GroupAuthorizationFailedError):
+            await client.call_thread(fails)
+
+    asyncio.run(calls())
+
+
+def test_a_group_that_may_not_be_read_ends_the_next_fetch() -> None:
+    client: Any = LoopConsumer.__new__(LoopConsumer)
+
+    def refused() -> None:
+        raise GroupAuthorizationFailedError
+
+    with pytest.raises(GroupAuthorizationFailedError):
+        asyncio.run(client._fetch_records(SimpleNamespace(_coordinator=SimpleNamespace(check_errors=refused))))
+
+
+def test_parsed_records_are_handed_on_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    untyped: Any = PartitionRecords
+    monkeypatch.setattr(PartitionRecords, "_consumer_record", untyped._consumer_record)
+    hand_on_parsed_records()
+    records: Any = PartitionRecords.__new__(PartitionRecords)
+    one = object()
+    assert records._consumer_record(TopicPartition("view", 0), one) is one
+
+
+def test_other_consumers_of_a_process_get_their_copies_again() -> None:
+    untyped: Any = PartitionRecords
+    copying = untyped._consumer_record
+    with pytest.raises(RuntimeError, match="inside"), parsed_records_handed_on():
+        assert untyped._consumer_record is not copying
+        raise RuntimeError("inside")
+    assert untyped._consumer_record is copying
