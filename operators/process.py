@@ -1,6 +1,6 @@
 """One batch through the pure core: records in, effects out. Live and replay run this same code."""
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
@@ -150,6 +150,9 @@ class Effects(NamedTuple):
 NO_EFFECTS: Final = Effects([], [], [], Counts())
 
 
+def _ignore(_stage: str) -> None: ...
+
+
 def decode_chunks(chunks: Iterable[Chunk], now_ms: int, pseudonyms: Pseudonyms | None = None) -> Batch:
     """Check every record of the chunks and group the events by user; with ``pseudonyms`` no plain id gets further."""
     users: list[UserKey] = []
@@ -221,6 +224,7 @@ def process_batch(
     now_ms: int,
     categories: Mapping[str, str] = NO_CATEGORIES,
     covisitation: Mapping[int, LiveCoVisitation] | None = None,
+    mark: Callable[[str], object] = _ignore,
 ) -> Effects:
     """Fold the batch, refresh the interest vectors, rank, and say what is to be written and published.
 
@@ -240,6 +244,7 @@ def process_batch(
         now_ms: becomes ``generated_at``.
         categories: of items, for the caps of the policy.
         covisitation: by partition, where the policy has weights for it; changed in place.
+        mark: told the name of each stage when it ends: fold, encode, rank, and lists for the rest.
     """
     for user, request in batch.erasures:
         if request.offset >= states[user].fences[ERASURE]:  # one that is read again erases nothing twice
@@ -257,13 +262,16 @@ def process_batch(
         popularity[user.partition].extend(outcome.fresh)
     popularities = [popularity[user.partition] for user in users]
     companions = visits.learned(folded, (batch.events.offsets, batch.events.types), batch.bounds) if visits else None
+    mark("fold")
     try:
         _refresh(of_users, folded, encoder)
+        mark("encode")
         ranked = ranking.rank(of_users, popularities, encoder, policy, withdrawn, categories, companions)
         degraded = False
     except EncoderError:
         ranked = ranking.rank_popular(of_users, popularities, policy, withdrawn)
         degraded = True
+    mark("rank")
     origins = [*_origins(batch, topics), *_origins_left(batch, left, states, topics)]
     lists = _encode_lists(users, ranked, origins, encoder.version, policy, now_ms, degraded=degraded)
     puts = [PutState(user, state.encode(user_state)) for user, user_state in zip(users, of_users, strict=True)]
@@ -275,6 +283,7 @@ def process_batch(
         _erase_effect(user, request, states[user], topics[ERASURE], now_ms) for user, request in batch.erasures
     )
     counts = _count(batch, folded, ranked)._replace(degraded_lists=len(lists) if degraded else 0)
+    mark("lists")
     return Effects(puts, lists, batch.dead_letters, counts, erasures)
 
 

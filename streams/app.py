@@ -137,6 +137,7 @@ class Worker:
         event_types = {topic: event_type for event_type, topic in enumerate(settings.topics.sources)}
         add_agent(self.app, self.engine, event_types)
         self.app.chunk_consumer.on_revoke_drain(self.engine)
+        self.metrics.watched["lag_events"] = self._lag_events
         self.app.chunk_consumer.on_committed = self.states.require_known
         self.web = WebServer(worker.web_host, worker.web_port, self.metrics, self.is_ready)
         try:
@@ -246,6 +247,10 @@ class Worker:
         self._write_thread.shutdown(wait=True)
         self.app.restorer.close()
         self.store.close_all()
+
+    def _lag_events(self) -> float:
+        """Events that lie in the topics, as far as is known, and are not settled yet."""
+        return self.engine.pending_events + self.app.chunk_consumer.unfetched_events()
 
     def _accepts(self, intake: Intake) -> bool:
         return self.app.chunk_consumer.accepts(intake.generation)

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 
+import numpy as np
+
 from operators import limits
 from operators.interest import Encoder
 from operators.privacy import Pseudonyms
@@ -36,9 +38,9 @@ _SETTLING_BATCHES: Final = 4
 
 
 class _Work(NamedTuple):
-    batch: Batch
     effects: Effects
     snapshots: list[tuple[int, bytes, bytes]]
+    begun_ms: int
     seconds: dict[str, float]
 
 
@@ -78,6 +80,7 @@ class Engine:
         self._queue = IntakeQueue(source)
         self._changed = asyncio.Condition()
         self._in_work = 0
+        self._events_in_work = 0
         self._erased: deque[tuple[UserKey, int]] = deque()
         """Users whose erasure is settled, on their way to the core's thread, and the fences behind the requests."""
         self._computing = 0
@@ -87,6 +90,11 @@ class Engine:
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Set to the exception that ended the engine."""
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def pending_events(self) -> int:
+        """Events that were received and are not settled yet."""
+        return len(self._queue) + self._events_in_work
 
     def start(self) -> None:
         """Begin to take batches."""
@@ -182,6 +190,7 @@ class Engine:
                 intakes = [intake for intake in taken if self._accepts(intake)]
                 if intakes or self.failed.done():
                     self._in_work += 1
+                    self._events_in_work += _count_events(intakes)
                     self._computing += 1
                     return intakes
                 if not taken:
@@ -223,12 +232,12 @@ class Engine:
             categories=self._catalog.categories,
             now_ms=now_ms,
             covisitation=covisitation,
+            mark=clock.mark,
         )
         if self._pseudonyms is not None:
             effects = effects._replace(dead_letters=[withheld(letter) for letter in effects.dead_letters])
-        clock.mark("process")
         snapshots = self._states.due_snapshots(limits.popularity_checkpoint_events)
-        return _Work(batch, effects, snapshots, clock.seconds)
+        return _Work(effects, snapshots, now_ms, clock.seconds)
 
     async def _settle(self, intakes: Sequence[Intake], work: _Work, before: "asyncio.Task[None] | None") -> None:
         started = time.perf_counter()
@@ -245,16 +254,27 @@ class Engine:
         self._erased.extend((erase.user, erase.next_offset) for erase in work.effects.erasures)
         seconds = {**work.seconds, "settle": time.perf_counter() - started}
         self._metrics.batch(work.effects.counts, len(work.effects.lists), seconds)
+        appended_ms = np.array([record.timestamp for intake in intakes for record in intake.chunk.records], np.int64)
+        self._metrics.ages(appended_ms, work.begun_ms, _now_ms())
         self._metrics.gauges["degraded"] = work.effects.counts.degraded_lists > 0
         async with self._changed:
             self._in_work -= 1
+            self._events_in_work -= _count_events(intakes)
             self._changed.notify_all()
 
 
 def _decode(chunks: Sequence[Chunk], pseudonyms: Pseudonyms | None) -> tuple[Batch, int, float]:
     """The batch, the clock's time of its decoding in ms, and the seconds it took."""
-    began, now_ms = time.perf_counter(), time.time_ns() // 1_000_000
+    began, now_ms = time.perf_counter(), _now_ms()
     return decode_chunks(chunks, now_ms, pseudonyms), now_ms, time.perf_counter() - began
+
+
+def _count_events(intakes: Sequence[Intake]) -> int:
+    return sum(len(intake.chunk.records) for intake in intakes)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 class _Stages:

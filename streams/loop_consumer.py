@@ -14,6 +14,7 @@
 # pyright: reportUnknownArgumentType=false, reportIncompatibleVariableOverride=false
 # The point of this file is to change what Faust and aiokafka keep to themselves, and neither is typed throughout.
 
+import math
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -117,15 +118,16 @@ class LoopConsumer(driver.AIOKafkaConsumerThread):
         consumer.pause(*(TopicPartition(*tp) for tp in assigned if tp.topic in self.app.tables.changelog_topics))
         await super().on_partitions_assigned(assigned, generation_id)
 
-    def is_behind(self, tp: TP) -> bool:
-        """Whether the last fetch response told of records that were not handed out yet."""
+    def behind(self, tp: TP) -> float:
+        """Records that the last fetch response told of and that were not handed out yet; inf where none has told."""
         subscription: Any = self._ensure_consumer()._subscription.subscription
         assignment = None if subscription is None else subscription.assignment
         state = None if assignment is None else assignment.state_value(TopicPartition(*tp))
         if state is None:
-            return False
-        # Without a fetch response nothing is known, so there may be more.
-        return state.highwater is None or not state.has_valid_position or state.highwater > state.position
+            return 0
+        if state.highwater is None or not state.has_valid_position:
+            return math.inf
+        return max(state.highwater - state.position, 0)
 
     async def offsets_of_group(self, partitions: Sequence[TP], *, stable: bool) -> Mapping[TP, GroupOffset]:
         """What the group has committed; see ``streams.protocol``."""

@@ -1,8 +1,11 @@
-"""Counters of one worker and their Prometheus text."""
+"""Counters and histograms of one worker and their Prometheus text."""
 
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
 from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from operators.process import Counts
 
@@ -24,25 +27,56 @@ _HELP: Final = {
     "unaligned_total": "times that a partition went on without a topic that had more, so events may be out of order",
 }
 
+_BOUNDS_S: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
+"""Upper bounds of the histograms' buckets."""
+
+
+class _Histogram:
+    def __init__(self) -> None:
+        self._counts = np.zeros(len(_BOUNDS_S) + 1, np.int64)
+        self.sum = 0.0
+
+    def observe(self, seconds: NDArray[np.float64]) -> None:
+        self._counts += np.bincount(np.searchsorted(_BOUNDS_S, seconds), minlength=len(self._counts))
+        self.sum += float(seconds.sum())
+
+    def lines(self, name: str, label: str = "") -> list[str]:
+        inside, alone = (f"{label},", f"{{{label}}}") if label else ("", "")
+        up_to: list[int] = np.cumsum(self._counts).tolist()
+        bounds = [*map("{:g}".format, _BOUNDS_S), "+Inf"]
+        buckets = [f'{name}_bucket{{{inside}le="{bound}"}} {count}' for bound, count in zip(bounds, up_to, strict=True)]
+        return [*buckets, f"{name}_sum{alone} {self.sum:.6f}", f"{name}_count{alone} {up_to[-1]}"]
+
 
 class Metrics:
     """What a worker has done. The event loop writes and reads."""
 
     def __init__(self) -> None:
         self.totals: Counter[str] = Counter()
-        self.stage_seconds: Counter[str] = Counter()
         self.gauges: dict[str, float] = {}
+        self.watched: dict[str, Callable[[], float]] = {}
+        """Gauges that are asked for when they are read."""
+        self._stages: defaultdict[str, _Histogram] = defaultdict(_Histogram)
+        self._queue = _Histogram()
+        self._freshness = _Histogram()
 
     def batch(self, counts: Counts, lists: int, seconds: Mapping[str, float]) -> None:
-        """Add one settled batch."""
+        """Add one settled batch, with what it spent in each stage."""
         self.totals.update({f"{name}_total": value for name, value in counts._asdict().items()})
         self.totals.update({"lists_total": lists, "batches_total": 1})
-        self.stage_seconds.update(seconds)
+        for stage, value in seconds.items():
+            self._stages[stage].observe(np.array([value]))
 
-    def as_dict(self) -> dict[str, float]:
-        """Everything, flat."""
-        stages = {f"stage_{name}_seconds_total": value for name, value in self.stage_seconds.items()}
-        return {**dict.fromkeys(_HELP, 0), **self.totals, **stages, **self.gauges}
+    def ages(self, appended_ms: NDArray[np.int64], begun_ms: int, settled_ms: int) -> None:
+        """Add the records of a settled batch.
+
+        Args:
+            appended_ms: (E,) their record times. Another machine's clock may be ahead: an age is never below 0.
+            begun_ms: when the batch was taken.
+            settled_ms: when its lists were delivered and its states stored.
+        """
+        self._queue.observe(np.maximum(begun_ms - appended_ms, 0) / 1000)
+        self._freshness.observe(np.maximum(settled_ms - appended_ms, 0) / 1000)
 
     def prometheus(self) -> str:
         """The exposition format of Prometheus."""
@@ -50,9 +84,18 @@ class Metrics:
         for name in _HELP:
             lines += [f"# HELP headwater_{name} {_HELP[name]}", f"# TYPE headwater_{name} counter"]
             lines.append(f"headwater_{name} {self.totals[name]}")
-        lines += ["# HELP headwater_stage_seconds_total time spent", "# TYPE headwater_stage_seconds_total counter"]
-        for stage, value in sorted(self.stage_seconds.items()):
-            lines.append(f'headwater_stage_seconds_total{{stage="{stage}"}} {value:.6f}')
-        for name, value in sorted(self.gauges.items()):
+        lines += _head("freshness_seconds", "from an event's record time to its list delivered and its state stored")
+        lines += self._freshness.lines("headwater_freshness_seconds")
+        lines += _head("queue_seconds", "from an event's record time to the batch that took it")
+        lines += self._queue.lines("headwater_queue_seconds")
+        lines += _head("stage_seconds", "a batch's time in each stage")
+        for stage, of_stage in sorted(self._stages.items()):
+            lines += of_stage.lines("headwater_stage_seconds", f'stage="{stage}"')
+        watched = {name: read() for name, read in self.watched.items()}
+        for name, value in sorted((self.gauges | watched).items()):
             lines += [f"# TYPE headwater_{name} gauge", f"headwater_{name} {value:g}"]
         return "\n".join(lines) + "\n"
+
+
+def _head(name: str, help_text: str) -> list[str]:
+    return [f"# HELP headwater_{name} {help_text}", f"# TYPE headwater_{name} histogram"]

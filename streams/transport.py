@@ -24,6 +24,7 @@ what it replaces (faust-streaming 0.15.3, aiokafka 0.14).
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
@@ -217,7 +218,12 @@ class ChunkConsumer(driver.Consumer):
     # -- the engine's view of a source partition (streams.intake.Source)
     def has_more(self, tp: TP, received_offset: int) -> bool:
         """Whether records beyond ``received_offset`` are on their way already, or known to be at the broker."""
-        return self._thread.is_behind(tp) or self._fetched.get(tp, -1) > received_offset
+        return self._thread.behind(tp) > 0 or self._fetched.get(tp, -1) > received_offset
+
+    def unfetched_events(self) -> float:
+        """Events that the broker is known to have and that were not fetched yet; with transactions their marks too."""
+        behind = [self._thread.behind(tp) for tp in self.assignment() if not self._is_changelog_tp(tp)]
+        return sum(filter(math.isfinite, behind))
 
     def pause(self, tp: TP) -> None:
         """Fetch nothing more of ``tp``."""

@@ -215,7 +215,7 @@ def test_no_setting_leaks_into_a_measured_process(monkeypatch: pytest.MonkeyPatc
 
 
 def test_stage_seconds_are_read_from_the_metrics() -> None:
-    text = '# HELP x y\nheadwater_lists_total 3\nheadwater_stage_seconds_total{stage="decode"} 1.250000\n'
+    text = '# HELP x y\nheadwater_lists_total 3\nheadwater_stage_seconds_sum{stage="decode"} 1.250000\n'
     samples = runs._samples(text)
     assert samples["headwater_lists_total"] == 3
     assert runs.stage_seconds(samples) == {"decode": 1.25}

@@ -80,12 +80,12 @@ def _step(freshness_ms: float, rate: float, late_ms: float = 0.5) -> StepResult:
 
 
 def test_a_load_is_summarized_over_its_rounds() -> None:
-    before = {"headwater_batches_total": 10.0, 'headwater_stage_seconds_total{stage="decode"}': 1.0}
+    before = {"headwater_batches_total": 10.0, 'headwater_stage_seconds_sum{stage="decode"}': 1.0}
     after = {
         "headwater_batches_total": 30.0,
         "headwater_records_total": 600.0,
         "headwater_lists_total": 100.0,
-        'headwater_stage_seconds_total{stage="decode"}': 1.1,
+        'headwater_stage_seconds_sum{stage="decode"}': 1.1,
     }
     figures = [
         freshness.load_figures(0.5, 1_000.0, _step(quantile, rate), before, after)

@@ -26,7 +26,11 @@ def test_every_batch_is_settled_once_and_in_order() -> None:
         assert [causes(one.effects) for one in bench.checkpoint.ended] == [[("view", n)] for n in range(8)]
         assert bench.metrics.totals["batches_total"] == 8
         assert bench.metrics.totals["folded_total"] == 8
-        assert set(bench.metrics.stage_seconds) == {"decode", "load", "process", "settle"}
+        assert bench.engine.pending_events == 0
+        text = bench.metrics.prometheus()
+        assert "headwater_freshness_seconds_count 8\n" in text
+        for stage in ("decode", "load", "fold", "encode", "rank", "lists", "settle"):
+            assert f'headwater_stage_seconds_count{{stage="{stage}"}} 8\n' in text
 
     run(scenario)
 
@@ -59,6 +63,7 @@ def test_only_so_many_batches_are_in_work_and_each_settles_after_the_one_before(
         await asyncio.sleep(PATIENCE_S)
         assert view_offsets(bench.checkpoint.begun) == [1, 2, 3, 4]
         assert bench.encoder.step_calls == 6, "a seventh batch was computed while the first was in settlement"
+        assert bench.engine.pending_events == 9
         bench.checkpoint.let()
         await bench.until_ended(9)
         assert view_offsets(bench.checkpoint.ended) == list(range(1, 10))

@@ -4,6 +4,7 @@
 # Faust and aiokafka keep to themselves what is changed, and neither is typed throughout.
 
 import asyncio
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,20 +21,20 @@ VIEW, CLICK = TP("view", 0), TP("click", 1)
 
 @pytest.mark.parametrize(
     ("highwater", "position", "valid", "behind"),
-    [(10, 9, True, True), (10, 10, True, False), (None, 10, True, True), (10, 10, False, True)],
+    [(10, 9, True, 1), (10, 10, True, 0), (9, 10, True, 0), (None, 10, True, math.inf), (10, 10, False, math.inf)],
 )
 def test_is_behind_when_the_last_fetch_told_of_more(
-    highwater: int | None, position: int, valid: bool, behind: bool
+    highwater: int | None, position: int, valid: bool, behind: float
 ) -> None:
     client: Any = LoopConsumer.__new__(LoopConsumer)
     state = SimpleNamespace(highwater=highwater, position=position, has_valid_position=valid)
     states = {TopicPartition("view", 0): state}
     subscription: Any = SimpleNamespace(assignment=SimpleNamespace(state_value=states.get))
     client._ensure_consumer = lambda: SimpleNamespace(_subscription=SimpleNamespace(subscription=subscription))
-    assert client.is_behind(VIEW) is behind
-    assert not client.is_behind(CLICK)
+    assert client.behind(VIEW) == behind
+    assert client.behind(CLICK) == 0
     subscription.assignment = None
-    assert not client.is_behind(VIEW)
+    assert client.behind(VIEW) == 0
 
 
 def test_calls_run_where_they_are_made_and_their_errors_come_back() -> None:

@@ -4,6 +4,7 @@
 # Faust and aiokafka keep to themselves what is changed, and neither is typed throughout.
 
 import asyncio
+import math
 from collections.abc import Coroutine, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -36,11 +37,14 @@ class FakeClient:
     """What owns aiokafka's consumer."""
 
     def __init__(self) -> None:
-        self.behind: set[TP] = set()
+        self.unfetched: dict[TP, float] = {}
         self.rewound: list[TopicPartition] = []
 
-    def is_behind(self, tp: TP) -> bool:
-        return tp in self.behind
+    def behind(self, tp: TP) -> float:
+        return self.unfetched.get(tp, 0)
+
+    def assignment(self) -> set[TP]:
+        return set(self.unfetched)
 
     async def seek_to_beginning(self, *partitions: TopicPartition) -> None:
         self.rewound += partitions
@@ -236,8 +240,13 @@ def test_has_more_knows_what_is_on_its_way_and_what_the_broker_has(consumer: Con
     assert consumer.has_more(VIEW, 7)
     assert not consumer.has_more(VIEW, 8)
     assert not consumer.has_more(CLICK, -1)
-    consumer.client.behind = {VIEW}
+    consumer.client.unfetched = {VIEW: 1}
     assert consumer.has_more(VIEW, 8)
+
+
+def test_the_lag_is_of_events_and_only_what_is_known(consumer: Consumer) -> None:
+    consumer.client.unfetched = {VIEW: 3, CLICK: 4, CHANGES: 100, TP("purchase", 2): math.inf}
+    assert consumer.unfetched_events() == 7
 
 
 def test_a_paused_partition_is_not_fetched_until_it_is_resumed(consumer: Consumer) -> None:

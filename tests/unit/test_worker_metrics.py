@@ -1,41 +1,76 @@
-"""Counters of ``streams.metrics`` and their Prometheus text."""
+"""Counters and histograms of ``streams.metrics`` and their Prometheus text."""
 
 import re
+
+import numpy as np
 
 from operators.process import Counts
 from streams.metrics import Metrics
 
 COUNTS = Counts(records=10, folded=6, duplicates=2, late=1, rejected=1, unknown_items=3, popularity_lists=1)
-SAMPLE = re.compile(r'^headwater_[a-z_]+(\{stage="[a-z]+"\})? -?[0-9.e+-]+$')
+SAMPLE = re.compile(r'^(headwater_[a-z_]+(?:\{(?:stage="[a-z]+")?,?(?:le="[0-9.+Inf]+")?\})?) (-?[0-9.e+-]+)$')
+
+
+def samples(metrics: Metrics) -> dict[str, float]:
+    """Value of every sample of the text."""
+    lines = [line for line in metrics.prometheus().splitlines() if not line.startswith("#")]
+    found = [SAMPLE.fullmatch(line) for line in lines]
+    assert all(found), lines
+    values = {match[1]: float(match[2]) for match in found if match}
+    assert len(values) == len(lines), "a sample stands twice"
+    return values
 
 
 def test_everything_is_zero_in_the_beginning() -> None:
-    assert set(Metrics().as_dict().values()) == {0}
-    assert {f"{name}_total" for name in Counts._fields} <= Metrics().as_dict().keys()
+    values = samples(Metrics())
+    assert set(values.values()) == {0}
+    assert {f"headwater_{name}_total" for name in Counts._fields} <= values.keys()
 
 
 def test_batches_add_up() -> None:
     metrics = Metrics()
     for _ in range(3):
         metrics.batch(COUNTS, 4, {"decode": 0.25, "settle": 1.0})
-    values = metrics.as_dict()
-    assert (values["records_total"], values["folded_total"], values["rejected_total"]) == (30, 18, 3)
-    assert (values["lists_total"], values["batches_total"], values["popularity_lists_total"]) == (12, 3, 3)
-    assert values["stage_decode_seconds_total"] == 0.75
+    values = samples(metrics)
+    assert [values[f"headwater_{name}_total"] for name in ("records", "folded", "rejected")] == [30, 18, 3]
+    assert [values[f"headwater_{name}_total"] for name in ("lists", "batches", "popularity_lists")] == [12, 3, 3]
+    assert values['headwater_stage_seconds_sum{stage="decode"}'] == 0.75
+    assert values['headwater_stage_seconds_count{stage="settle"}'] == 3
+    assert values['headwater_stage_seconds_bucket{stage="settle",le="0.5"}'] == 0
+    assert values['headwater_stage_seconds_bucket{stage="settle",le="1"}'] == 3
 
 
-def test_prometheus_text() -> None:
+def test_ages_fall_into_buckets_and_a_clock_that_is_ahead_makes_none_negative() -> None:
+    metrics = Metrics()
+    metrics.ages(np.array([1_000, 1_990, 2_020]), begun_ms=2_000, settled_ms=2_010)
+    metrics.ages(np.array([-10_000_000]), begun_ms=2_000, settled_ms=2_010)
+    values = samples(metrics)
+    freshness, queue = "headwater_freshness_seconds", "headwater_queue_seconds"
+    assert [values[f'{freshness}_bucket{{le="{bound}"}}'] for bound in ("0.002", "0.005", "0.02", "1", "2", "300")] == [
+        1, 1, 2, 2, 3, 3,
+    ]  # fmt: skip
+    assert values[f'{freshness}_bucket{{le="+Inf"}}'] == values[f"{freshness}_count"] == 4
+    assert values[f"{freshness}_sum"] == 1.010 + 0.020 + 10_002.010
+    assert values[f"{queue}_sum"] == 1.0 + 0.01 + 10_002.0
+    assert [values[f'{queue}_bucket{{le="{bound}"}}'] for bound in ("0.001", "0.01", "1")] == [1, 2, 3]
+
+
+def test_gauges_are_set_or_asked_for_when_they_are_read() -> None:
+    metrics = Metrics()
+    lag = iter((5.0, 7.0))
+    metrics.gauges["cached_users"] = 17
+    metrics.watched["lag_events"] = lambda: next(lag)
+    assert samples(metrics)["headwater_lag_events"] == 5
+    values = samples(metrics)
+    assert (values["headwater_lag_events"], values["headwater_cached_users"]) == (7, 17)
+
+
+def test_every_sample_has_a_type() -> None:
     metrics = Metrics()
     metrics.batch(COUNTS, 4, {"decode": 0.25})
     metrics.gauges["cached_users"] = 17
     text = metrics.prometheus()
     assert text.endswith("\n")
-    lines = text.splitlines()
-    samples = [line for line in lines if not line.startswith("#")]
-    assert all(SAMPLE.match(line) for line in samples), samples
-    assert len(samples) == len(set(samples))
-    assert "headwater_folded_total 6" in samples
-    assert 'headwater_stage_seconds_total{stage="decode"} 0.250000' in samples
-    assert "headwater_cached_users 17" in samples
-    typed = {line.split()[2] for line in lines if line.startswith("# TYPE")}
-    assert {re.split(r"[{ ]", line)[0] for line in samples} == typed
+    typed = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
+    names = {re.split(r"[{ ]", name)[0] for name in samples(metrics)}
+    assert {re.sub("_(bucket|sum|count)$", "", name) for name in names} == typed
