@@ -2,17 +2,20 @@
 
 Each bad record must become exactly one dead letter with its original bytes, the worker must not restart, and
 every user must be exact. The same good events without the bad ones are measured beside it: how much slower are
-they? Prints one JSON object; exit status 1 when something is wrong.
+they? The stream is cut into rounds, each with a worker of its own for the clean and the poisoned half, in changing
+order, so that what else the machine does falls on both. Prints one JSON object; exit status 1 when something is wrong.
 """
 
 import argparse
 import hashlib
 import json
 import random
+import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from infra import broker
 from models.runtime import DEFAULT_ARTEFACT
@@ -37,37 +40,68 @@ _SLICE = 50_000
 _ITEMS = json.loads((DEFAULT_ARTEFACT / "vocabulary.json").read_text())[1:2000]
 
 
+class _Share(NamedTuple):
+    """One round's part of the stream."""
+
+    good: int
+    bad: int
+    users: int
+    seed: int
+
+
 def main() -> int:
     """Run it; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bad", type=int, default=10_000)
     parser.add_argument("--good", type=int, default=990_000)
+    parser.add_argument("--rounds", type=int, default=4, help="parts of the stream, clean and poisoned by turns")
     parser.add_argument("--users", type=int, default=2_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kind", choices=["kafka", "embedded"], default="kafka")
     options = parser.parse_args()
     with broker.start(options.kind, heap="1g") as started, tempfile.TemporaryDirectory() as home:
-        clean = _measured(started.address, Path(home) / "clean", options, bad=0)
-        poisoned = _measured(started.address, Path(home) / "poisoned", options, bad=options.bad)
-    slower = 1 - poisoned["good_per_s"] / clean["good_per_s"]
-    dearer = poisoned["cpu_us_per_good"] / clean["cpu_us_per_good"] - 1
-    ok = clean["ok"] and poisoned["ok"]
-    ratios = {"slower_percent": round(100 * slower, 1), "more_cpu_percent": round(100 * dearer, 1)}
-    print(json.dumps({"ok": ok, **ratios, "clean": clean, "poisoned": poisoned}))
+        rounds = [_round(started.address, Path(home) / f"{n}", options, n) for n in range(options.rounds)]
+    parts = [part for each in rounds for part in each.values()]
+    ok = all(part["ok"] for part in parts)
+    totals = {name: sum(part[name] for part in parts) for name in ("bad", "dead_letters", "missing", "doubled")}
+    ratios = {
+        "slower_percent": _spread(
+            [1 - each["poisoned"]["good_per_s"] / each["clean"]["good_per_s"] for each in rounds]
+        ),
+        "more_cpu_percent": _spread(
+            [each["poisoned"]["cpu_us_per_good"] / each["clean"]["cpu_us_per_good"] - 1 for each in rounds]
+        ),
+    }
+    print(json.dumps({"ok": ok, **totals, **ratios, "rounds": rounds}))
     return 0 if ok else 1
 
 
-def _measured(address: str, home: Path, options: argparse.Namespace, *, bad: int) -> dict[str, Any]:
-    home.mkdir()
+def _spread(shares: Sequence[float]) -> dict[str, float]:
+    """Of all rounds, in percent."""
+    of_rounds = {"median": statistics.median(shares), "least": min(shares), "most": max(shares)}
+    return {name: round(100 * share, 1) for name, share in of_rounds.items()}
+
+
+def _round(address: str, home: Path, options: argparse.Namespace, number: int) -> dict[str, dict[str, Any]]:
+    """The same good events without and with bad ones among them, the one or the other first by turns."""
+    share = _Share(options.good // options.rounds, options.bad // options.rounds, options.users, options.seed + number)
+    orders = {"clean": share._replace(bad=0), "poisoned": share}
+    names = sorted(orders, reverse=number % 2 == 1)
+    return {name: _measured(address, home / name, orders[name]) for name in names}
+
+
+def _measured(address: str, home: Path, share: _Share) -> dict[str, Any]:
+    home.mkdir(parents=True)
     settings = new_settings(address, home, partitions=8)
     create_timed_topics(settings)
-    return _run(settings, home, options, bad)
+    print(f"{home.parent.name} {home.name}: {share.good} good, {share.bad} bad", file=sys.stderr)
+    return _run(settings, home, share)
 
 
-def _run(settings: Settings, home: Path, options: argparse.Namespace, bad: int) -> dict[str, Any]:
+def _run(settings: Settings, home: Path, share: _Share) -> dict[str, Any]:
     oracle = Oracle(settings.topics.events)
     digests: dict[Place, bytes] = {}
-    _produce(settings, options, bad, oracle, digests)
+    _produce(settings, share, oracle, digests)
     with WorkerProcess(settings, home).start() as worker:
         used_s = -cpu_s(worker.wait_ready().process.pid)
         wait_settled(settings, oracle.ends, 3_600, [worker])
@@ -92,11 +126,11 @@ def _run(settings: Settings, home: Path, options: argparse.Namespace, bad: int) 
     exact = (verdict.lost, verdict.doubled, len(verdict.wrong)) == (0, 0, 0)
     return {
         "ok": exact and not (missing or doubled or altered or status or restarts),
-        "bad": bad,
-        "good": options.good,
+        "bad": share.bad,
+        "good": share.good,
         "seconds": round(seconds, 2),
-        "good_per_s": round(options.good / seconds),
-        "cpu_us_per_good": round(1e6 * used_s / options.good, 2),
+        "good_per_s": round(share.good / seconds),
+        "cpu_us_per_good": round(1e6 * used_s / share.good, 2),
         "dead_letters": len(letters),
         "missing": missing,
         "doubled": doubled,
@@ -116,17 +150,15 @@ def _stretch_s(settings: Settings) -> float:
     return (max(times_ms) - min(times_ms)) / 1000
 
 
-def _produce(
-    settings: Settings, options: argparse.Namespace, bad_count: int, oracle: Oracle, digests: dict[Place, bytes]
-) -> None:
-    rng = random.Random(options.seed)
+def _produce(settings: Settings, share: _Share, oracle: Oracle, digests: dict[Place, bytes]) -> None:
+    rng = random.Random(share.seed)
     producer = Producer(settings, round_records=5_000)
-    total = bad_count + options.good
+    total = share.bad + share.good
     good_made = 0
     for start in range(0, total, _SLICE):
         size = min(_SLICE, total - start)
-        good = min(options.good * (start + size) // total - good_made, size)
-        events = make_events(settings, rng, good, options.users, _ITEMS, first=good_made)
+        good = min(share.good * (start + size) // total - good_made, size)
+        events = make_events(settings, rng, good, share.users, _ITEMS, first=good_made)
         good_made += good
         bad = make_bad_records(settings, rng, size - good)
         mixed = _mixed(rng, events, bad)

@@ -10,7 +10,9 @@ from typing import NamedTuple
 import pytest
 
 from infra.broker.probe import claim_port
-from models.runtime import DEFAULT_ARTEFACT
+from models.runtime import DEFAULT_ARTEFACT, OnnxEncoder
+from operators.candidates.popularity import Popularity
+from operators.ranking import Policy, rank
 from streams.settings import Settings
 from tests.integration.bad_records import KINDS, make_bad_records
 from tests.integration.harness import (
@@ -88,6 +90,26 @@ def test_every_event_is_named_by_a_list(stream: Stream) -> None:
         assert [item["rank"] for item in content["items"]] == list(range(1, len(content["items"]) + 1))
         assert content["model_version"]
     assert all(len(content["items"]) == 10 for content in final_lists(stream.settings).values())
+
+
+def test_the_last_list_of_a_user_is_made_of_all_events(stream: Stream) -> None:
+    """Which of the last events it names depends on how batches fell; what is in it does not."""
+    worker = stream.settings.worker
+    states, lists = final_states(stream.settings), final_lists(stream.settings)
+    users = sorted(states)
+    assert users == sorted(lists)
+    policy = Policy(
+        list_items=worker.list_items, seen_items=worker.seen_items, repeat_weight=worker.repeat_weight, explain=False
+    )
+    ranked = rank(
+        [states[user] for user in users],
+        [Popularity()] * len(users),
+        OnnxEncoder(DEFAULT_ARTEFACT, providers="cpu"),
+        policy,
+        frozenset(),
+    )
+    for user, items in zip(users, ranked, strict=True):
+        assert [item["item_id"] for item in lists[user]["items"]] == [item.item_id for item in items], user
 
 
 def test_each_bad_record_is_one_dead_letter(stream: Stream) -> None:

@@ -1,6 +1,6 @@
 """An encoder that fails: what is tried, when, and what is told."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -8,24 +8,38 @@ import pytest
 
 from models.failover import FailoverEncoder
 from operators import limits
-from operators.interest import EncoderError
+from operators.interest import EncoderError, PackedJobs
 from tests.fakes import FakeEncoder, items
 
 
 class Failing(FakeEncoder):
     """Fails in every call while ``is_broken``; on the GPU until it falls back."""
 
-    def __init__(self, *, on_gpu: bool = False, is_broken: Iterable[str] = ()) -> None:
+    def __init__(
+        self, *, on_gpu: bool = False, is_broken: Iterable[str] = (), error: type[Exception] = RuntimeError
+    ) -> None:
         super().__init__(items(9))
         self.device = "gpu" if on_gpu else "cpu"
         self.is_broken = set(is_broken)
+        self.error = error
         self.reopened = self.calls = 0
 
-    def top_k(self, vectors: Any, k: int) -> Any:
+    def _may_fail(self) -> None:
         self.calls += 1
         if self.device in self.is_broken:
-            raise RuntimeError(f"no {self.device}")
+            raise self.error(f"no {self.device}")
+
+    def advance(self, packed: PackedJobs) -> Any:
+        self._may_fail()
+        return super().advance(packed)
+
+    def top_k(self, vectors: Any, k: int) -> Any:
+        self._may_fail()
         return super().top_k(vectors, k)
+
+    def influences(self, rows: Any) -> Any:
+        self._may_fail()
+        return super().influences(rows)
 
     def reopen(self) -> None:
         self.reopened += 1
@@ -43,6 +57,13 @@ class Clock:
 
 
 VECTORS = np.ones((2, 6), np.float32)
+ONE = np.ones(1, np.int64)
+CALLS: dict[str, Callable[[FailoverEncoder], Any]] = {
+    "advance": lambda encoder: encoder.advance(PackedJobs(np.zeros((1, 12), np.float32), ONE, ONE, ONE, ONE)),
+    "top_k": lambda encoder: encoder.top_k(VECTORS, 3),
+    "influences": lambda encoder: encoder.influences(ONE),
+}
+"""What asks the model."""
 
 
 def test_a_sound_encoder_is_asked_and_nothing_else() -> None:
@@ -60,6 +81,28 @@ def test_a_lost_gpu_is_replaced_by_the_cpu_within_the_call(caplog: pytest.LogCap
     assert (inner.device, encoder.is_down) == ("cpu", False)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "no gpu" in caplog.text
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError, MemoryError])
+@pytest.mark.parametrize("call", CALLS)
+def test_whatever_the_model_is_asked_and_however_it_fails(call: str, error: type[Exception]) -> None:
+    lost = FailoverEncoder(Failing(on_gpu=True, is_broken=["gpu"], error=error), Clock())
+    found, sound = (CALLS[call](encoder) for encoder in (lost, FailoverEncoder(Failing(), Clock())))
+    assert all(np.array_equal(*parts) for parts in zip(found, sound, strict=True))
+    broken = FailoverEncoder(Failing(is_broken=["cpu"], error=error), Clock())
+    with pytest.raises(EncoderError, match="no cpu"):
+        CALLS[call](broken)
+    assert broken.is_down
+
+
+def test_it_is_down_until_a_call_succeeds_however_long_that_takes() -> None:
+    inner, clock = Failing(is_broken=["cpu"]), Clock()
+    encoder = FailoverEncoder(inner, clock)
+    for _ in range(1_200):  # twenty hours
+        with pytest.raises(EncoderError, match="no cpu"):
+            encoder.top_k(VECTORS, 3)
+        clock.now_s += limits.encoder_backoff_max_s
+        assert encoder.is_down
 
 
 def test_where_the_cpu_fails_too_it_is_down() -> None:
