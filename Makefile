@@ -23,8 +23,12 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) --editable '.[demo]'
 	@touch $@
 
+# Ends where the maker of a pinned package has withdrawn that version, or where two packages do not go together.
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP_INSTALL) --editable '.[dev]'
+	@rm -f $(VENV)/install.log
+	$(PIP_INSTALL) --log $(VENV)/install.log --editable '.[dev]'
+	! grep 'is a yanked version' $(VENV)/install.log
+	$(BIN)/python -m pip check
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo

@@ -11,7 +11,8 @@ from operators import limits, state
 from operators.candidates.popularity import Popularity
 from operators.process import UserKey
 from operators.state import StateError
-from streams.states import POPULARITY_KEY
+from streams.sources import SOURCES_KEY
+from streams.states import POPULARITY_KEY, States
 from tests.fakes import NOW_MS
 from tests.unit.engine_bench import PATIENCE_S, TP, WAIT_S, Arrived, Bench, causes, run, view_offsets
 
@@ -31,6 +32,19 @@ def test_every_batch_is_settled_once_and_in_order() -> None:
         assert "headwater_freshness_seconds_count 8\n" in text
         for stage in ("decode", "load", "fold", "encode", "rank", "lists", "settle"):
             assert f'headwater_stage_seconds_count{{stage="{stage}"}} 8\n' in text
+
+    run(scenario)
+
+
+def test_a_partition_that_has_brought_bad_records_only_names_its_sources_too() -> None:
+    """Else its committed offsets would look like those of states that are gone."""
+
+    async def scenario(bench: Bench) -> None:
+        bench.engine._states = States(bench.store, 4, 100, sources={"view": "id-1"})  # pyright: ignore[reportPrivateUsage]
+        await bench.submit_records("view", [Arrived(0, b"ann", b"no event", [], NOW_MS)])
+        await bench.until_ended(1)
+        ((partition, key, _),) = bench.checkpoint.ended[0].snapshots
+        assert (partition, key) == (0, SOURCES_KEY)
 
     run(scenario)
 
