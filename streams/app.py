@@ -396,4 +396,5 @@ def run_worker(settings: Settings) -> None:
     for handler in logging.getLogger().handlers:
         handler.addFilter(_is_not_explained)
         handler.addFilter(RepeatFilter())
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what this client would say is in our own errors
     asyncio.run(_serve_or_exit(settings))

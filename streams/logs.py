@@ -8,7 +8,7 @@ from typing import Final
 __all__ = ["RepeatFilter"]
 
 _EVERY_S: Final = 10.0
-_TALKATIVE: Final = ("aiokafka", "faust", "kafka", "mode")
+_TALKATIVE: Final = ("aiokafka", "faust", "mode")
 
 
 class RepeatFilter(logging.Filter):
