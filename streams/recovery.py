@@ -10,6 +10,7 @@ sets, and what follows a restore (``on_recovery_completed``).
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # Faust is not typed throughout.
 
+import asyncio
 import logging
 from typing import Any
 
@@ -39,6 +40,12 @@ class ChunkRecovery(Recovery):
                 await self._wait(self.on_recovery_completed(generation))
             except (RebalanceAgain, IllegalStateError, FencedError):
                 continue  # the group goes on to another generation, and the signal is set again
+            except asyncio.CancelledError:
+                # A rebalance cancels the restore (``UserStore.on_rebalance``) before it sets the signal. To end here
+                # would leave the worker alive, a member, and without a restore for ever.
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
             except ServiceStopped:
                 return
 

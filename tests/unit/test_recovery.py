@@ -121,8 +121,8 @@ def test_exactly_once_knows_the_commits_before_the_end_and_claims_after_it() -> 
     recovering(use, exactly_once=True)
 
 
-@pytest.mark.parametrize("error", [FencedError(), IllegalStateError("no position")])
-def test_a_generation_that_is_over_is_not_completed_and_the_next_one_is(error: Exception) -> None:
+@pytest.mark.parametrize("error", [FencedError(), IllegalStateError("no position"), asyncio.CancelledError()])
+def test_a_generation_that_is_over_is_not_completed_and_the_next_one_is(error: BaseException) -> None:
     async def use(recovery: Recovery, task: "asyncio.Task[None]") -> None:
         failed = asyncio.Event()
 
