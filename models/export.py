@@ -68,12 +68,13 @@ def export(config: ExportConfig, echo: Callable[[str], None] = print) -> Manifes
         ModelError: the source is unusable, the graph differs from the float64 pass by more than ``PARITY_MAX``, or
             the lists of ``precision`` differ too much from those of float32.
     """
-    if config.source.is_dir() and config.precision == "fp32":
+    is_model = config.source.is_dir()
+    if is_model and config.precision == "fp32":
         raise ModelError(f"{config.source} is a model already; say how to compress it with --precision")
     config.out_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=config.out_dir.parent, prefix=".export-") as scratch:
-        made = config.source if config.source.is_dir() else Path(scratch) / "artefact"
-        manifest = load_manifest(made) if config.source.is_dir() else _write(config.source, made, echo)
+        made = config.source if is_model else Path(scratch) / "artefact"
+        manifest = load_manifest(made) if is_model else _write(config.source, made, echo)
         if config.precision != "fp32":
             made, source = Path(scratch) / "compressed", made
             made.mkdir()
