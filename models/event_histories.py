@@ -1,6 +1,6 @@
 """Any history of typed, timed events as columns grouped by user, split by time once for all users."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -53,6 +53,8 @@ class EventHistories:
     times_ms: NDArray[np.int64]
     validation_ms: int
     test_ms: int
+    answers: NDArray[np.bool_]
+    """(n,) events that took an item of the list that the user was shown before; no list is known of a file's users."""
 
     def ends(self, before_ms: int) -> NDArray[np.int64]:
         """(U,) first position of each user that is not before ``before_ms``."""
@@ -67,23 +69,30 @@ class EventHistories:
 
 
 def event_histories(
-    records: Iterable[TimedRecord], validation_ms: int, test_ms: int, *, count_min: int
+    records: Iterable[TimedRecord],
+    validation_ms: int,
+    test_ms: int,
+    *,
+    count_min: int,
+    answers: Callable[[TimedRecord, str], bool] = lambda _record, _item_id: False,
 ) -> EventHistories:
     """Group ``records`` (in event-time order) by user.
 
     Args:
         count_min: events before the validation period that an item needs for a row of its own.
+        answers: whether an event, of this item, took what a list had shown.
 
     Raises:
         ModelError: nothing is left to learn from.
     """
     users: dict[bytes, int] = {}
     ids: dict[str, int] = {}
-    columns: list[tuple[int, int, int, int]] = []
+    columns: list[tuple[int, int, int, int, bool]] = []
     for record in records:
-        user, item = users.setdefault(record.key, len(users)), ids.setdefault(item_of(record), len(ids))
-        columns.append((user, item, record.event_type, record.timestamp_ms))
-    user, item, types, times_ms = np.array(columns, np.int64).reshape(-1, 4).T
+        item_id = item_of(record)
+        user, item = users.setdefault(record.key, len(users)), ids.setdefault(item_id, len(ids))
+        columns.append((user, item, record.event_type, record.timestamp_ms, answers(record, item_id)))
+    user, item, types, times_ms, answered = np.array(columns, np.int64).reshape(-1, 5).T
     counts = np.bincount(item[times_ms < validation_ms], minlength=len(ids))
     kept = np.flatnonzero(counts >= count_min)
     kept = kept[np.argsort(-counts[kept], kind="stable")]
@@ -103,4 +112,5 @@ def event_histories(
         times_ms[order],
         validation_ms,
         test_ms,
+        answered[order] > 0,
     )

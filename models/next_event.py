@@ -68,6 +68,8 @@ class NextEventTask:
         packed = pack(chosen[:, 0], chosen[:, 1])
         following = self.data.rows[packed.events + 1]
         places = np.flatnonzero(following != OUT_OF_VOCABULARY)
+        # What a user took from a list counts twice: it is what the next list is to be taken from.
+        places = np.repeat(places, 1 + self.data.answers[packed.events[places] + 1])
         return Batch(
             rows=self.data.rows[packed.events],
             types=self.data.types[packed.events],

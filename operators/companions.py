@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from operators import limits
 from operators.candidates.live_covisitation import NOTHING, WINDOW_EVENTS, Companions, LiveCoVisitation
-from operators.fold import Folded
 from operators.fusion import Bonuses, CoVisitationWeights
 from operators.interest import OUT_OF_VOCABULARY, Encoder
 from operators.state import UserState
@@ -97,11 +96,15 @@ class Visits:
             self._members[partition].append(n)
 
     def learned(
-        self, folded: Sequence[Folded], order: Sequence[NDArray[np.int64]], bounds: Sequence[int]
+        self,
+        fresh: Sequence[Sequence[tuple[str, int]]],
+        order: Sequence[NDArray[np.int64]],
+        bounds: Sequence[int],
     ) -> BatchCompanions:
         """Teach every partition its events of the batch, in event-time order, and answer every user.
 
         Args:
+            fresh: item and time in ms of each user's events that are new.
             order: columns of the batch's events that tell those of one time apart, the most significant one last.
             bounds: of the first users' events in them, as in ``operators.process.Batch``.
         """
@@ -110,8 +113,8 @@ class Visits:
         for partition, members in self._members.items():
             table = self._tables[partition]
             names = table.item_ids
-            fresh = [folded[n].fresh for n in members]
-            found = self._serve(table, members, fresh, _rows_of(order, bounds, members, fresh))
+            of_members = [fresh[n] for n in members]
+            found = self._serve(table, members, of_members, _rows_of(order, bounds, members, of_members))
             used, at = np.unique(np.stack([found.slots, found.causes]), return_inverse=True)
             named: list[str] = [names[slot] for slot in used.tolist()]
             places = np.array([len(item_ids) + n if name else 0 for n, name in enumerate(named)], np.int64)

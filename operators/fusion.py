@@ -30,6 +30,8 @@ class Fusion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     repeat_weight: Weight
     covisitation: CoVisitationWeights | None = None
+    chosen_on: str = ""
+    """In words: what was replayed, and what it came to with these weights and without co-visitation."""
 
 
 class Bonuses(NamedTuple):

@@ -261,7 +261,10 @@ def process_batch(
     for user, outcome in zip(users, folded, strict=True):
         popularity[user.partition].extend(outcome.fresh)
     popularities = [popularity[user.partition] for user in users]
-    companions = visits.learned(folded, (batch.events.offsets, batch.events.types), batch.bounds) if visits else None
+    companions = None
+    if visits is not None:
+        order = batch.events.offsets, batch.events.types
+        companions = visits.learned([outcome.fresh for outcome in folded], order, batch.bounds)
     mark("fold")
     try:
         _refresh(of_users, folded, encoder)

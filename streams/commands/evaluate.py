@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import typer
 
-from operators.defaults import REPEAT_WEIGHT
+from streams.clients.errors import InputError
 from streams.commands.common import Json, out, settings_of
 
 __all__ = ["LEAVE_ONE_OUT", "complete_journey", "compression", "leave_one_out", "prequential"]
@@ -121,8 +121,15 @@ def prequential(
     split: Annotated[Literal["validation", "test"], typer.Option("--split")] = "test",
     seen: Annotated[Literal["keep", "drop"], typer.Option("--seen", help="Items of the history in a list.")] = "keep",
     repeats: Annotated[
-        float, typer.Option("--repeat-weight", help="Of what the user took before; 0: the encoder alone.")
-    ] = REPEAT_WEIGHT,
+        float | None, typer.Option("--repeat-weight", help="Of what the user took before; else the model's, or 2.")
+    ] = None,
+    covisitation: Annotated[
+        bool, typer.Option("--covisitation/--no-covisitation", help="Where the model has weights for it.")
+    ] = True,
+    partitions: Annotated[int, typer.Option("--partitions", min=1, help="Of the event topics.")] = 8,
+    choose: Annotated[
+        bool, typer.Option("--choose", help="On the validation period: try weights, and put the best into --model.")
+    ] = False,
     fresh_bias: Annotated[
         float, typer.Option("--fresh-bias", help="Each midnight, of the log of a week's popularity over all before.")
     ] = 0.0,
@@ -133,13 +140,25 @@ def prequential(
 
     The time is split once for all users: a model fitted before it is judged on what came after.
     """
+    from models import choose_fusion
     from models.prequential import prequential as judge
     from models.runtime import OnnxEncoder
-    from operators.ranking import Policy
     from streams.held_out_time import open_stream
+    from streams.policy import policy_of
 
-    encoder = OnnxEncoder(model or Path(settings_of(ctx).worker.model_dir), providers="cpu")
-    policy = Policy(seen_items=seen, explain=False, repeat_weight=repeats)
+    if choose and split != "validation":
+        raise InputError("weights are chosen on --split validation; the test period is for what was chosen")
+    worker = settings_of(ctx).worker
+    artefact = model or Path(worker.model_dir)
+    encoder = OnnxEncoder(artefact, providers="cpu")
+    given = {
+        "seen_items": seen,
+        "explain": False,
+        "repeat_weight": repeats,
+        "covisitation": covisitation and not choose,
+    }
+    policy = policy_of(msgspec.structs.replace(worker, **given), encoder.fusion)
+    tried = choose_fusion.variants(policy) if choose else {}
     with _progress() as advance:
         advance("reading", 0)
         stream = open_stream(source, split, users, attributes)
@@ -151,8 +170,12 @@ def prequential(
             test_end_ms=stream.end_ms,
             attributes=stream.attributes,
             fresh_bias=fresh_bias,
+            partitions=partitions,
+            variants={name: variant for name, (_, variant) in tried.items()},
             advance=advance,
         )
+    if choose:
+        choose_fusion.write_fusion(artefact, choose_fusion.choose(tried, found.results, source))
     if picture is not None:
         from models.curve import draw_freshness
 

@@ -118,7 +118,7 @@ class Live:
             bounds.append(len(offsets))
             folded.append(fold(state, events, ENCODER))
         self.offset += len(visits)
-        companions = around.learned(folded, [np.array(offsets)], bounds)
+        companions = around.learned([outcome.fresh for outcome in folded], [np.array(offsets)], bounds)
         return {user: companions.of_user(n) for n, user in enumerate(users)}
 
 
@@ -177,14 +177,14 @@ def test_partitions_know_nothing_of_each_other() -> None:
     states = [UserState() for _ in range(2)]
     around = Visits(tables, [(0, b"a"), (1, b"b")], states, drop_seen=False)
     folded = [fold(state, [event(n, item, n) for n, item in enumerate(("x", "y", "x"))], ENCODER) for state in states]
-    found = around.learned(folded, [np.arange(6)], [0, 3, 6])
+    found = around.learned([outcome.fresh for outcome in folded], [np.arange(6)], [0, 3, 6])
     assert isinstance(found, BatchCompanions)
     assert found.of_user(0) == found.of_user(1) != []
     again = Visits(
         {0: tables[0], 1: LiveCoVisitation()}, [(0, b"c"), (1, b"d")], [UserState(), UserState()], drop_seen=False
     )
     of_c, of_d = (fold(UserState(), [event(0, "x", 9)], ENCODER) for _ in range(2))
-    answer = again.learned([of_c, of_d], [np.arange(2)], [0, 1, 2])
+    answer = again.learned([of_c.fresh, of_d.fresh], [np.arange(2)], [0, 1, 2])
     assert answer.of_user(0)
     assert not answer.of_user(1)
 
