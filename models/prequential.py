@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from models.event_histories import TimedRecord, item_of
 from models.list_quality import ListQuality, Occasion, judge_lists
 from operators import limits
+from operators.batches import Batch, Chunk, UserKey, decode_chunks
 from operators.candidates.component import Histories, top_rows
 from operators.candidates.covisitation import CoVisitation
 from operators.candidates.live_covisitation import LiveCoVisitation
@@ -27,7 +28,7 @@ from operators.candidates.popularity import Popularity
 from operators.companions import Visits
 from operators.interest import EVENT_TYPES, Encoder
 from operators.partition import partition_of
-from operators.process import Batch, Chunk, UserKey, decode_chunks, process_batch
+from operators.process import process_batch
 from operators.ranking import Policy, rank
 from operators.state import UserState
 

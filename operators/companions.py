@@ -106,7 +106,7 @@ class Visits:
         Args:
             fresh: item and time in ms of each user's events that are new.
             order: columns of the batch's events that tell those of one time apart, the most significant one last.
-            bounds: of the first users' events in them, as in ``operators.process.Batch``.
+            bounds: of the first users' events in them, as in ``operators.batches.Batch``.
         """
         item_ids = [""]
         answer = Companions.none(len(self._before))

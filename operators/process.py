@@ -1,77 +1,28 @@
-"""One batch through the pure core: records in, effects out. Live and replay run this same code."""
+"""One batch through the pure core: what becomes of states, and what is asked of the world; live and replay alike."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from typing import Any, Final, NamedTuple, Protocol
-
-import numpy as np
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Final, NamedTuple
 
 from operators import ranking, state
+from operators.batches import Batch, DeadLetter, UserKey
 from operators.candidates.live_covisitation import LiveCoVisitation
 from operators.candidates.popularity import Popularity
-from operators.columns import Columns, decode_columns
 from operators.companions import Visits
-from operators.erasure import ERASURE, ErasureRequest, Receipt, decode_erasure, digest_of, encode_receipt, husk_key
-from operators.events import Rejected
+from operators.erasure import ERASURE, ErasureRequest, Receipt, digest_of, encode_receipt, husk_key
 from operators.fold import Folded, fold, fold_all
 from operators.interest import Encoder, EncoderError, refresh
-from operators.privacy import Pseudonyms
 from operators.ranking import NO_CATEGORIES, Cause, Policy, RecommendationList
 from operators.state import UserState
 
 __all__ = [
     "NO_EFFECTS",
-    "Batch",
-    "Chunk",
     "Counts",
-    "DeadLetter",
     "Effects",
     "Erase",
     "Publish",
     "PutState",
-    "Record",
-    "UserKey",
-    "decode_chunks",
     "process_batch",
 ]
-
-
-class Record(Protocol):
-    """A consumed record, as every Kafka client has it."""
-
-    @property
-    def offset(self) -> int: ...
-    @property
-    def key(self) -> bytes | None: ...
-    @property
-    def value(self) -> bytes | None: ...
-    @property
-    def headers(self) -> Sequence[tuple[str, bytes]]: ...
-
-
-class Chunk(NamedTuple):
-    """Consecutive records of one partition of one event topic."""
-
-    topic: str
-    event_type: int
-    partition: int
-    records: Sequence[Any]
-    """Of ``Record``; clients' classes do not declare it."""
-
-
-class UserKey(NamedTuple):
-    """A user as the state table knows it."""
-
-    partition: int
-    key: bytes
-
-
-class DeadLetter(NamedTuple):
-    """A record that is no event, with the reason."""
-
-    topic: str
-    partition: int
-    record: Any
-    rejected: Rejected
 
 
 class PutState(NamedTuple):
@@ -118,25 +69,6 @@ class Counts(NamedTuple):
     degraded_lists: int = 0
 
 
-class Batch(NamedTuple):
-    """Checked records, grouped by user; a user's events stand together, in event-time order."""
-
-    users: list[UserKey]
-    """In order of first arrival."""
-    events: Columns
-    bounds: list[int]
-    """The events of user n are those from ``bounds[n]`` up to ``bounds[n + 1]``."""
-    dead_letters: list[DeadLetter]
-    records: int
-    erasures: list[tuple[UserKey, ErasureRequest]]
-    """In the order of the erase topic within each partition."""
-
-    @property
-    def touched(self) -> list[UserKey]:
-        """Every user whose state the batch needs."""
-        return list(dict.fromkeys([*self.users, *(user for user, _ in self.erasures)]))
-
-
 class Effects(NamedTuple):
     """What a batch asks of the world: plain data."""
 
@@ -151,65 +83,6 @@ NO_EFFECTS: Final = Effects([], [], [], Counts())
 
 
 def _ignore(_stage: str) -> None: ...
-
-
-def decode_chunks(chunks: Iterable[Chunk], now_ms: int, pseudonyms: Pseudonyms | None = None) -> Batch:
-    """Check every record of the chunks and group the events by user; with ``pseudonyms`` no plain id gets further."""
-    users: list[UserKey] = []
-    places: dict[int, _Places] = {}
-    parts: list[Columns] = []
-    numbers: list[int] = []
-    dead_letters: list[DeadLetter] = []
-    erasures: list[tuple[UserKey, ErasureRequest]] = []
-    records = 0
-    for chunk in chunks:
-        records += len(chunk.records)
-        if chunk.event_type == ERASURE:
-            _decode_erasures(chunk, now_ms, erasures, dead_letters, pseudonyms)
-            continue
-        columns, rejected = decode_columns(chunk.records, chunk.event_type, now_ms)
-        parts.append(columns)
-        if chunk.partition not in places:
-            places[chunk.partition] = _Places(chunk.partition, users, pseudonyms)
-        place_of = places[chunk.partition]
-        numbers += [place_of[key] for key in columns.keys]
-        dead_letters += [DeadLetter(chunk.topic, chunk.partition, chunk.records[n], reason) for n, reason in rejected]
-    events = Columns.joined(parts)
-    user_of = np.array(numbers, np.int64)
-    order = np.lexsort((events.offsets, events.types, events.times_ms, user_of))
-    bounds = np.searchsorted(user_of[order], np.arange(len(users) + 1)).tolist()
-    return Batch(users, events.in_order(order), bounds, dead_letters, records, erasures)
-
-
-def _decode_erasures(
-    chunk: Chunk,
-    now_ms: int,
-    erasures: list[tuple[UserKey, ErasureRequest]],
-    dead_letters: list[DeadLetter],
-    pseudonyms: Pseudonyms | None,
-) -> None:
-    for record in chunk.records:
-        request = decode_erasure(record.value, record.key, record.headers, record.offset, now_ms)
-        if isinstance(request, Rejected):
-            dead_letters.append(DeadLetter(chunk.topic, chunk.partition, record, request))
-        else:
-            key = pseudonyms(request.key) if pseudonyms else request.key
-            erasures.append((UserKey(chunk.partition, key), request._replace(key=key)))
-
-
-class _Places(dict[bytes, int]):
-    """Key of a user of one partition -> place in ``users``, where a new user is added."""
-
-    def __init__(self, partition: int, users: list[UserKey], pseudonyms: Pseudonyms | None) -> None:
-        super().__init__()
-        self._partition = partition
-        self._users = users
-        self._pseudonyms = pseudonyms
-
-    def __missing__(self, key: bytes) -> int:
-        place = self[key] = len(self._users)
-        self._users.append(UserKey(self._partition, self._pseudonyms(key) if self._pseudonyms else key))
-        return place
 
 
 def process_batch(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from operators.process import Chunk
+from operators.batches import Chunk
 from streams.engine import Engine
 from streams.intake import Intake
 from streams.transport import ChunkSchema

@@ -11,8 +11,9 @@ from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
+from operators.batches import DeadLetter
 from operators.events import JSON_HEADERS
-from operators.process import DeadLetter, Effects, Erase
+from operators.process import Effects, Erase
 from streams.dead_letters import headers_of, value_of
 from streams.store import StateStore
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from operators import limits
-from operators.process import DeadLetter
+from operators.batches import DeadLetter
 
 __all__ = ["headers_of", "value_of", "withheld"]
 

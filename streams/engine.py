@@ -16,9 +16,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from operators import limits
+from operators.batches import Batch, Chunk, UserKey, decode_chunks
 from operators.interest import Encoder
 from operators.privacy import Pseudonyms
-from operators.process import NO_EFFECTS, Batch, Chunk, Effects, UserKey, decode_chunks, process_batch
+from operators.process import NO_EFFECTS, Effects, process_batch
 from operators.ranking import Policy
 from streams.catalog import Catalog
 from streams.checkpoint import Checkpoint, Settlement

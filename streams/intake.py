@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from operators import limits
-from operators.process import Chunk
+from operators.batches import Chunk
 
 __all__ = ["Intake", "IntakeQueue", "Source"]
 

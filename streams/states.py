@@ -8,12 +8,12 @@ from types import MappingProxyType
 from typing import Final
 
 from operators import limits, state
+from operators.batches import UserKey
 from operators.candidates.covisitation_parts import changed_parts, restore
 from operators.candidates.live_covisitation import LiveCoVisitation
 from operators.candidates.popularity import Popularity
 from operators.erasure import ERASURE, husk_key
 from operators.partition import partition_of
-from operators.process import UserKey
 from operators.state import StateError, UserState
 from streams.sources import SOURCES_KEY, Sources, compare, require_known
 from streams.store import StateStore

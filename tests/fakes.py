@@ -7,9 +7,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from operators.batches import Chunk
 from operators.events import Event, fingerprint_of
 from operators.interest import GAP_BUCKETS, OUT_OF_VOCABULARY, PackedJobs, advance_by_steps
-from operators.process import Chunk
 
 __all__ = ["NOW_MS", "TOPICS", "FakeEncoder", "FakeRecord", "chunk", "event", "full_pass", "items", "record"]
 

@@ -20,8 +20,9 @@ from rich.table import Table
 
 from infra.broker import BrokerKind
 from models.runtime import OnnxEncoder
+from operators.batches import Chunk, UserKey, decode_chunks
 from operators.candidates.popularity import Popularity
-from operators.process import Chunk, UserKey, decode_chunks, process_batch
+from operators.process import process_batch
 from operators.ranking import Policy
 from operators.state import UserState
 from streams.bench.lab import PURCHASE, Backlog, BenchError, backlog_of, fill_topics, laboratory, read_purchases

@@ -19,11 +19,12 @@ from models.manifest import (
 )
 from models.runtime import DEFAULT_ARTEFACT, OnnxEncoder
 from operators import state
+from operators.batches import Chunk, decode_chunks
 from operators.candidates.popularity import Popularity
 from operators.events import JSON_HEADERS
 from operators.interest import OUT_OF_VOCABULARY
 from operators.partition import partition_of
-from operators.process import Chunk, decode_chunks, process_batch
+from operators.process import process_batch
 from operators.ranking import Policy
 from operators.state import UserState
 from streams.bench.lab import PURCHASE, StoredRecord

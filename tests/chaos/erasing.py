@@ -18,8 +18,9 @@ from typing import Any, Final
 import msgspec
 
 from operators import state
+from operators.batches import Chunk, decode_chunks
 from operators.erasure import ERASURE, husk_key
-from operators.process import Chunk, decode_chunks, process_batch
+from operators.process import process_batch
 from operators.ranking import Policy
 from streams.checkpoint import Checkpoint, Settlement, Targets
 from streams.states import States

@@ -10,9 +10,9 @@ import msgspec
 import numpy as np
 
 from operators import state
+from operators.batches import UserKey
 from operators.candidates.popularity import Popularity
 from operators.partition import partition_of
-from operators.process import UserKey
 from operators.ranking import Cause
 from operators.state import UserState
 from streams.states import POPULARITY_KEY

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operators import limits
+from operators.batches import DeadLetter
 from operators.events import CONTENT_TYPES, Event, RejectCode, Rejected, decode
 from operators.interest import EVENT_TYPES
-from operators.process import DeadLetter
 from operators.ranking import Cause, RankedItem, RecommendationList, Source, encode_list
 from streams.catalog import CatalogItem
 from streams.dead_letters import headers_of

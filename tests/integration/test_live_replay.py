@@ -9,8 +9,9 @@ import pytest
 
 from models.runtime import DEFAULT_ARTEFACT, OnnxEncoder
 from operators import state
+from operators.batches import Chunk, UserKey, decode_chunks
 from operators.candidates.popularity import Popularity
-from operators.process import Chunk, UserKey, decode_chunks, process_batch
+from operators.process import process_batch
 from operators.ranking import Policy
 from operators.state import UserState
 from streams.settings import Settings

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operators import limits
+from operators.batches import UserKey, decode_chunks
 from operators.candidates.popularity import Popularity
 from operators.interest import EncoderError
-from operators.process import Effects, UserKey, decode_chunks, process_batch
+from operators.process import Effects, process_batch
 from operators.ranking import Policy
 from operators.state import UserState, decode, encode
 from tests.fakes import NOW_MS, TOPICS, FakeEncoder, chunk, items, record

@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators import limits, state
+from operators.batches import Chunk, UserKey, decode_chunks
 from operators.candidates.live_covisitation import LiveCoVisitation
 from operators.candidates.popularity import Popularity
 from operators.fusion import CoVisitationWeights
 from operators.partition import partition_of
-from operators.process import Chunk, Effects, UserKey, decode_chunks, process_batch
+from operators.process import Effects, process_batch
 from operators.ranking import Policy
 from operators.state import UserState
 from tests.fakes import NOW_MS, TOPICS, FakeEncoder, FakeRecord, chunk, full_pass, items, record

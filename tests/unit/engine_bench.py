@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from operators.process import Chunk, Effects
+from operators.batches import Chunk
+from operators.process import Effects
 from operators.ranking import Policy
 from streams.catalog import Catalog
 from streams.checkpoint import Settlement

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from operators.process import decode_chunks
+from operators.batches import decode_chunks
 from streams.bench import ceilings, pipeline, runs, summary
 from streams.bench.lab import Backlog, BenchError, Process, backlog_of, subprocess_environment
 from streams.bench.runs import Listed, stretch_of

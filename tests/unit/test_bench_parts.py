@@ -8,7 +8,7 @@ import pytest
 from models.ceiling import flops_per_event, flops_per_list, matmul_flops_per_s
 from models.metrics import recall_of
 from models.runtime import DEFAULT_ARTEFACT, OnnxEncoder
-from operators.process import decode_chunks
+from operators.batches import decode_chunks
 from streams.bench import approximate, ranking
 from streams.bench import encoder as encoder_bench
 from streams.bench.ceilings import core_alone

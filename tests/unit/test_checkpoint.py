@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from faust.types import TP
 
+from operators.batches import DeadLetter, UserKey
 from operators.events import Rejected
-from operators.process import Counts, DeadLetter, Effects, Publish, PutState, UserKey
+from operators.process import Counts, Effects, Publish, PutState
 from streams.checkpoint import Checkpoint, Settlement, Targets
 from tests.fakes import FakeRecord
 

@@ -1,8 +1,8 @@
 """The headers of a dead letter."""
 
 from operators import limits
+from operators.batches import DeadLetter
 from operators.events import Rejected, decode
-from operators.process import DeadLetter
 from streams.dead_letters import headers_of, value_of
 from tests.fakes import NOW_MS, FakeRecord
 

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from operators import limits, state
+from operators.batches import UserKey
 from operators.candidates.popularity import Popularity
-from operators.process import UserKey
 from operators.state import StateError
 from streams.sources import SOURCES_KEY
 from streams.states import POPULARITY_KEY, States

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import pytest
 
 from operators import limits
-from operators.process import Chunk
+from operators.batches import Chunk
 from streams.intake import Intake, IntakeQueue
 
 TOPICS = ("view", "click")

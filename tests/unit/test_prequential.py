@@ -12,11 +12,12 @@ import pytest
 from models.curve import draw_freshness
 from models.list_quality import Occasion, judge_lists
 from models.prequential import DAY_MS, Judgement, fused, prequential
+from operators.batches import Chunk, UserKey, decode_chunks
 from operators.candidates.component import Histories
 from operators.candidates.covisitation import CoVisitation
 from operators.candidates.popularity import Popularity
 from operators.interest import EVENT_TYPES
-from operators.process import Chunk, UserKey, decode_chunks, process_batch
+from operators.process import process_batch
 from operators.ranking import Policy
 from operators.state import UserState
 from tests.fakes import FakeEncoder, FakeRecord, items

@@ -5,10 +5,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from operators.batches import Chunk, UserKey, decode_chunks
 from operators.candidates.popularity import Popularity
 from operators.erasure import ERASURE
 from operators.privacy import Pseudonyms
-from operators.process import Chunk, UserKey, decode_chunks, process_batch
+from operators.process import process_batch
 from operators.ranking import Policy
 from operators.state import UserState
 from streams.dead_letters import headers_of, value_of, withheld

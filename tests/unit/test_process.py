@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 
 from operators import state
+from operators.batches import Chunk, UserKey, decode_chunks
 from operators.candidates.popularity import Popularity
-from operators.process import Chunk, Counts, Effects, UserKey, decode_chunks, process_batch
+from operators.process import Counts, Effects, process_batch
 from operators.ranking import Policy
 from operators.state import UserState
 from tests.fakes import NOW_MS, TOPICS, FakeEncoder, FakeRecord, chunk, items, record

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from operators import limits, state
+from operators.batches import UserKey
 from operators.candidates.popularity import Popularity
 from operators.columns import Columns
 from operators.partition import partition_of
-from operators.process import UserKey
 from operators.state import StateError, UserState
 from streams.sources import SOURCES_KEY, SourceError
 from streams.states import POPULARITY_KEY, States
