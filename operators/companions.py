@@ -66,7 +66,8 @@ class Followed(NamedTuple):
         same = (rows[:, :, None] == self.bonuses.rows[:, None, :]) & (rows != OUT_OF_VOCABULARY)[:, :, None]
         at, lines = same.argmax(axis=2), np.arange(len(rows))[:, None]
         places: list[int] = causes[lines, at].ravel().tolist()
-        return np.where(same.any(axis=2), effects[lines, at], 0), [self.item_ids[place] for place in places]
+        here = np.where(same.any(axis=2), effects[lines, at], np.float32(-np.inf))
+        return here, [self.item_ids[place] for place in places]
 
 
 class Visits:

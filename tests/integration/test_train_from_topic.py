@@ -68,13 +68,13 @@ def test_it_trains_on_every_event_that_counts_and_on_the_answers(
             )
             of_type[kind].append(_event(user, item, time_ms, event_id=f"{user}-{n}"))
             kept.setdefault(user, []).append((time_ms, kind, item))
-            if n == 20:  # the list that this event caused, and the later ones answer
+            if item in shown_to.get(user, []):
+                answered.add((user, time_ms))
+            if n in {12, 20}:  # the list that this event caused, and the later ones answer
                 shown = [f"i{place}" for place in rng.sample(range(ITEMS), 4)]
                 value = {"event_time": time_ms, "items": [{"item_id": one, "rank": 1} for one in shown]}
                 lists.append((user, json.dumps(value).encode()))
                 shown_to[user] = shown
-            elif item in shown_to.get(user, []):
-                answered.add((user, time_ms))
     of_type[0].append(of_type[0][3])  # the same event id again
     of_type[1].append(("u1", b"no event"))
     for kind, records in of_type.items():
@@ -88,7 +88,7 @@ def test_it_trains_on_every_event_that_counts_and_on_the_answers(
     found = open_topics(settings, 1)
     assert found.events == USERS * EVENTS - len(gone)
     assert found.left_out == {"duplicate": 1, "malformed": 1, "erased": len(gone)}
-    assert found.lists == USERS
+    assert found.lists == 2 * USERS
     histories = found.histories
     read = {
         tuple(

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators.candidates.live_covisitation import COMPANIONS, Companions
@@ -127,6 +127,7 @@ def assert_well_formed(listed: list[RankedItem], world: World, history: list[str
         assert world.policy.explain or not item.because
 
 
+@settings(max_examples=600)
 @given(st.lists(st.tuples(HISTORIES, FOLLOWED), max_size=6), POPULAR, POLICIES, WITHDRAWN)
 def test_equals_brute_force(
     users: list[tuple[list[str], list[str]]], popular: list[str], policy: Policy, withdrawn: set[str]
@@ -150,3 +151,16 @@ def test_equals_brute_force(
     for listed, state, history, names in zip(lists, states, histories, followed, strict=True):
         assert [(item.item_id, item.source) for item in listed] == brute_force(world, state, history, names)
         assert_well_formed(listed, world, history)
+
+
+def test_a_new_item_that_is_withdrawn_stands_in_no_list() -> None:
+    weights = CoVisitationWeights(weight=1.5, scale=1_000.0, new_items=3.0)
+    policy = Policy(list_items=5, covisitation=weights)
+    world = World(FakeEncoder(CATALOGUE), Popularity(), policy, set())
+    for history in ([CATALOGUE[3]], [OUTSIDE[2]]):  # known to the encoder, and not
+        states = [state_of(world.encoder, history)]
+        companions = companions_of([[OUTSIDE[0], OUTSIDE[1]]], [history])
+        for withdrawn, expected in ((set[str](), OUTSIDE[:2]), ({OUTSIDE[0]}, OUTSIDE[1:2])):
+            (listed,) = rank(states, [world.popularity], world.encoder, policy, withdrawn, companions=companions)
+            found = [item.item_id for item in listed if item.source == "co-visitation"]
+            assert [item for item in found if item in OUTSIDE] == expected

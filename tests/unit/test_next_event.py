@@ -48,6 +48,22 @@ def task_of(data: EventHistories, seen_items: str = "keep") -> NextEventTask:
     return NextEventTask(data, window_events=20, batch_events=64, seen_items=seen_items, scored_events=1_000)
 
 
+def test_what_answered_a_list_is_asked_for_twice() -> None:
+    data = event_histories(
+        stream(), VALIDATION_MS, TEST_MS, count_min=1, answers=lambda record, item_id: item_id in {"i3", "i4"}
+    )
+    assert data.answers.tolist() == [data.items[row] in {"i3", "i4"} for row in data.rows]
+    rng = np.random.default_rng(0)
+    task = task_of(data)
+    batches = [task.batch(chosen, rng) for chosen in task.plan(rng)]
+    for batch in batches:
+        places: list[int] = batch.places.tolist()
+        assert batch.pair_position.tolist() == list(range(len(places)))
+        for place, row in zip(places, batch.pair_row.tolist(), strict=True):
+            assert places.count(place) == (2 if data.items[row] in {"i3", "i4"} else 1)
+    assert any(len(set(batch.places.tolist())) < len(batch.places) for batch in batches)
+
+
 def test_columns_are_every_users_events_in_order() -> None:
     records = stream()
     data = histories(records)

@@ -4,12 +4,14 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from operators import limits, state
 from operators.batches import UserKey
 from operators.candidates.popularity import Popularity
 from operators.columns import Columns
+from operators.companions import Visits
 from operators.partition import partition_of
 from operators.state import StateError, UserState
 from streams.sources import SOURCES_KEY, SourceError
@@ -158,6 +160,26 @@ def test_a_damaged_state_is_an_error_not_a_new_user(store: StateStore) -> None:
     store.write(user("ann").partition, [(b"ann", b"\x01 damaged")], 0)
     with pytest.raises(StateError):
         States(store, PARTITIONS, 10).load([user("ann")])
+
+
+def test_co_visitation_comes_back_from_the_store_where_it_is_kept(store: StateStore) -> None:
+    assert States(store, PARTITIONS, 10).covisitation([1]) is None
+    states = States(store, PARTITIONS, 10, keeps_covisitation=True)
+    followed = states.covisitation([1])
+    assert followed is not None
+    states.popularity([1])[1].extend([("milk", 1_000), ("tea", 2_000)])
+    visits = Visits(followed, [(1, b"ann")], [UserState()], drop_seen=False)
+    shown = visits.learned([[("milk", 1_000), ("tea", 2_000), ("milk", 3_000)]], [np.arange(3)], [0, 3]).of_user(0)
+    assert {item for item, _, _ in shown} == {"milk", "tea"}
+    kept, due = followed[1], states.due_snapshots(events=1)
+    assert all(partition == 1 and key[:1] == b"\x00" for partition, key, _ in due)
+    store.write(1, [(key, value) for _, key, value in due], 0)
+    states.forget()
+    again = states.covisitation([1])
+    assert again is not None
+    assert again[1] is not kept
+    assert (again[1].item_ids, again[1].events) == (["", "milk", "tea"], 3)
+    assert again[1].pending.tolist() == kept.pending.tolist() != []
 
 
 def test_no_user_has_the_key_of_the_popularity() -> None:
