@@ -28,6 +28,7 @@ class HistoryEncoder:
     """An ``operators.interest.Encoder`` that recommends what was bought last."""
 
     provider: Final = "none"
+    fusion: Final = None
 
     def __init__(self, items: Iterable[str]) -> None:
         self._items = ["", *items]

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 
 from infra.broker.probe import claim_port
 from models.runtime import DEFAULT_ARTEFACT, OnnxEncoder
 from operators.candidates.popularity import Popularity
-from operators.ranking import Policy, rank
+from operators.ranking import rank
+from streams.policy import policy_of
 from streams.settings import Settings
 from tests.integration.bad_records import KINDS, make_bad_records
 from tests.integration.harness import (
@@ -98,9 +100,7 @@ def test_the_last_list_of_a_user_is_made_of_all_events(stream: Stream) -> None:
     states, lists = final_states(stream.settings), final_lists(stream.settings)
     users = sorted(states)
     assert users == sorted(lists)
-    policy = Policy(
-        list_items=worker.list_items, seen_items=worker.seen_items, repeat_weight=worker.repeat_weight, explain=False
-    )
+    policy = policy_of(msgspec.structs.replace(worker, explain=False), None)
     ranked = rank(
         [states[user] for user in users],
         [Popularity()] * len(users),
