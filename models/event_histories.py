@@ -1,8 +1,8 @@
 """Any history of typed, timed events as columns grouped by user, split by time once for all users."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -12,7 +12,7 @@ from models.dataset import gap_buckets
 from models.errors import ModelError
 from operators.interest import OUT_OF_VOCABULARY
 
-__all__ = ["EventHistories", "TimedRecord", "event_histories", "item_of"]
+__all__ = ["EventHistories", "TimedRecord", "event_histories", "item_of", "split_by_share"]
 
 
 class TimedRecord(Protocol):
@@ -66,6 +66,16 @@ class EventHistories:
         if split == "validation":
             return self.validation_ms, self.test_ms
         return self.test_ms, int(self.times_ms.max()) + 1
+
+
+_SHARES: Final = (0.8, 0.9)
+"""Of the events, before the validation and the test period of a history without periods of its own."""
+
+
+def split_by_share(times_ms: Sequence[int]) -> tuple[int, int]:
+    """Start of the validation and of the test period of events at ``times_ms``, in their order; there are some."""
+    validation_ms, test_ms = (times_ms[int(share * len(times_ms))] for share in _SHARES)
+    return validation_ms, test_ms
 
 
 def event_histories(

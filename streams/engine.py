@@ -23,6 +23,7 @@ from operators.process import NO_EFFECTS, Effects, process_batch
 from operators.ranking import Policy
 from streams.catalog import Catalog
 from streams.checkpoint import Checkpoint, Settlement
+from streams.clock import now_ms
 from streams.dead_letters import withheld
 from streams.intake import Intake, IntakeQueue, Source
 from streams.metrics import Metrics
@@ -211,7 +212,7 @@ class Engine:
         return self._compute(_decode(chunks, self._pseudonyms))
 
     def _compute(self, decoded: tuple[Batch, int, float]) -> _Work:
-        batch, now_ms, decode_s = decoded
+        batch, begun_ms, decode_s = decoded
         clock = _Stages({"decode": decode_s})
         while self._erased:
             self._states.drop_erased(*self._erased.popleft())
@@ -231,14 +232,14 @@ class Engine:
             topics=self._topics,
             withdrawn=self._catalog.withdrawn,
             categories=self._catalog.categories,
-            now_ms=now_ms,
+            now_ms=begun_ms,
             covisitation=covisitation,
             mark=clock.mark,
         )
         if self._pseudonyms is not None:
             effects = effects._replace(dead_letters=[withheld(letter) for letter in effects.dead_letters])
         snapshots = self._states.due_snapshots(limits.popularity_checkpoint_events)
-        return _Work(effects, snapshots, now_ms, clock.seconds)
+        return _Work(effects, snapshots, begun_ms, clock.seconds)
 
     async def _settle(self, intakes: Sequence[Intake], work: _Work, before: "asyncio.Task[None] | None") -> None:
         started = time.perf_counter()
@@ -256,7 +257,7 @@ class Engine:
         seconds = {**work.seconds, "settle": time.perf_counter() - started}
         self._metrics.batch(work.effects.counts, len(work.effects.lists), seconds)
         appended_ms = np.array([record.timestamp for intake in intakes for record in intake.chunk.records], np.int64)
-        self._metrics.ages(appended_ms, work.begun_ms, _now_ms())
+        self._metrics.ages(appended_ms, work.begun_ms, now_ms())
         self._metrics.gauges["degraded"] = work.effects.counts.degraded_lists > 0
         async with self._changed:
             self._in_work -= 1
@@ -266,16 +267,12 @@ class Engine:
 
 def _decode(chunks: Sequence[Chunk], pseudonyms: Pseudonyms | None) -> tuple[Batch, int, float]:
     """The batch, the clock's time of its decoding in ms, and the seconds it took."""
-    began, now_ms = time.perf_counter(), _now_ms()
-    return decode_chunks(chunks, now_ms, pseudonyms), now_ms, time.perf_counter() - began
+    began, begun_ms = time.perf_counter(), now_ms()
+    return decode_chunks(chunks, begun_ms, pseudonyms), begun_ms, time.perf_counter() - began
 
 
 def _count_events(intakes: Sequence[Intake]) -> int:
     return sum(len(intake.chunk.records) for intake in intakes)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 class _Stages:

@@ -4,20 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 import numpy as np
 
 from models.dataset import complete_journey_products, split_bounds
-from models.event_histories import EventHistories, event_histories
+from models.event_histories import EventHistories, event_histories, split_by_share
 from streams.clients.errors import InputError
 from streams.importers.sorting import TimedEvent
 from streams.importers.source import COMPLETE_JOURNEY, Period, open_source
 
 __all__ = ["Stream", "open_history", "open_stream"]
-
-SHARES: Final = (0.8, 0.9)
-"""Of the events, before the validation and the test period of a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +70,7 @@ def open_history(name: str, count_min: int) -> EventHistories:
 def _bounds(name: str, times_ms: list[int]) -> tuple[int, int]:
     if name == COMPLETE_JOURNEY:
         return split_bounds(np.array(times_ms, np.int64))
-    validation, test = (times_ms[int(share * len(times_ms))] for share in SHARES)
-    return validation, test
+    return split_by_share(times_ms)
 
 
 def _attributes(name: str, path: Path | None) -> dict[str, frozenset[str]]:

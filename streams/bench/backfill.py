@@ -28,6 +28,7 @@ from operators.state import UserState
 from streams.bench.lab import PURCHASE, Backlog, BenchError, backlog_of, fill_topics, laboratory, read_purchases
 from streams.bench.runs import run_headwater
 from streams.bench.summary import machine, setting, spread_of, versions
+from streams.clock import now_ms
 from streams.store import StateStore
 
 __all__ = ["ReplayOptions", "backfill", "run", "show"]
@@ -97,10 +98,10 @@ def backfill(backlog: Backlog, batch_events: int, reading_s: float) -> dict[str,
     values: dict[UserKey, bytes] = {}
     final: dict[UserKey, bytes] = {}
     lists = folded = 0
-    now_ms = time.time_ns() // 1_000_000
+    begun_ms = now_ms()
     began = time.perf_counter()
     for chunks in _batches(backlog, batch_events):
-        batch = decode_chunks(chunks, now_ms)
+        batch = decode_chunks(chunks, begun_ms)
         for user in batch.users:
             states.setdefault(user, UserState())
         effects = process_batch(
@@ -111,7 +112,7 @@ def backfill(backlog: Backlog, batch_events: int, reading_s: float) -> dict[str,
             Policy(),
             topics=("view", "click", "purchase"),
             withdrawn=frozenset(),
-            now_ms=now_ms,
+            now_ms=begun_ms,
         )
         folded += effects.counts.folded
         lists += len(effects.lists)

@@ -20,6 +20,7 @@ from operators.ranking import Policy
 from operators.state import UserState
 from streams.bench.lab import PURCHASE, Backlog, Lab, batches_of
 from streams.bench.runs import Listed
+from streams.clock import now_ms
 from streams.store import StateStore
 from streams.topics import TopicSpec
 
@@ -99,17 +100,17 @@ def core_alone(encoder: OnnxEncoder, batches: Sequence[Sequence[Chunk]]) -> Core
     states: dict[UserKey, UserState] = {}
     popularity: defaultdict[int, Popularity] = defaultdict(Popularity)
     effects: list[Effects] = []
-    now_ms = time.time_ns() // 1_000_000
+    begun_ms = now_ms()
     began = time.perf_counter()
     for chunks in batches:
-        batch = decode_chunks(chunks, now_ms)
+        batch = decode_chunks(chunks, begun_ms)
         for user in batch.users:
             if user not in states:
                 states[user] = UserState()
         topics = ("view", "click", "purchase")
         effects.append(
             process_batch(
-                batch, states, popularity, encoder, Policy(), topics=topics, withdrawn=frozenset(), now_ms=now_ms
+                batch, states, popularity, encoder, Policy(), topics=topics, withdrawn=frozenset(), now_ms=begun_ms
             )
         )
     seconds = time.perf_counter() - began

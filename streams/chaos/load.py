@@ -15,6 +15,7 @@ from operators.partition import partition_of
 from streams.chaos.oracle import Place
 from streams.clients.errors import ClientError
 from streams.clients.kafka import KafkaError, Pending, Producer, describe_cluster, producer
+from streams.clock import now_ms
 from streams.settings import Settings
 
 __all__ = ["Load"]
@@ -108,7 +109,7 @@ class Load(threading.Thread):
     def _send(self, client: Producer) -> None:
         user = f"user-{self._rng.randrange(self._users)}"
         # No two events have one time: which of them comes first would be a matter of batches.
-        self._last_ms = max(self._last_ms + 1, time.time_ns() // 1_000_000)
+        self._last_ms = max(self._last_ms + 1, now_ms())
         event = {
             "user_id": user,
             "item_id": self._rng.choice(self._items),

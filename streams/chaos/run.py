@@ -17,6 +17,7 @@ from streams.chaos.stage import Stage, staged
 from streams.clients.errors import ClientError, InputError
 from streams.clients.kafka import KafkaError, Partition, admin, consumer
 from streams.clients.reading import end_offsets
+from streams.clock import now_ms
 from streams.settings import BrokerSettings, Delivery, Settings
 
 __all__ = ["ChaosOptions", "judged_in_the_end", "planned", "run"]
@@ -115,10 +116,10 @@ def _play(stage: Stage, load: Load, faults: Sequence[Fault], echo: Echo) -> list
         _pass(stage, fault.after_s)
         load.check()
         echo(f"{time.monotonic() - began:7.1f} s  {number}/{len(faults)}  {_described(fault)}")
-        began_ms = _now_ms()
+        began_ms = now_ms()
         with injected(stage, fault):
             time.sleep(fault.lasts_s)
-        occurrences.append(Occurrence(fault, began_ms, _now_ms()))
+        occurrences.append(Occurrence(fault, began_ms, now_ms()))
     _pass(stage, _CALM_S)
     return occurrences
 
@@ -184,7 +185,3 @@ def _behind(settings: Settings, ends: Mapping[Partition, int]) -> dict[Partition
         offsets = {}
     committed = {tp: offsets[tp].offset if tp in offsets else 0 for tp in ends}
     return {tp: (committed[tp], end) for tp, end in ends.items() if committed[tp] < end}
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

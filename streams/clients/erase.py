@@ -13,6 +13,7 @@ from streams.clients.delivery import Delivery
 from streams.clients.errors import ClientError, InputError
 from streams.clients.kafka import Cluster, Consumer, consumer, describe_cluster, partition_count, producer
 from streams.clients.reading import end_offsets, partitions_of
+from streams.clock import now_ms
 from streams.settings import Settings
 
 __all__ = ["Erased", "erase"]
@@ -46,7 +47,7 @@ def erase(settings: Settings, user_ids: Sequence[str], *, until_ms: int | None, 
     requests = {uuid.uuid4().hex: user_id for user_id in user_ids}
     with consumer(settings.broker) as client:
         _stand_at_the_end(settings, cluster, client)
-        _send(settings, cluster, requests, until_ms if until_ms is not None else time.time_ns() // 1_000_000)
+        _send(settings, cluster, requests, until_ms if until_ms is not None else now_ms())
         receipts = _receipts(client, requests.keys().__contains__, len(requests), timeout_s)
     return [Erased(request_id, receipts.get(request_id)) for request_id in requests]
 

@@ -1,26 +1,23 @@
 """What the topics hold as a history to train on: every event, and which of them answered a published list."""
 
-import time
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
-from models.event_histories import EventHistories, TimedRecord, event_histories
+from models.event_histories import EventHistories, TimedRecord, event_histories, split_by_share
 from operators.erasure import decode_erasure
 from operators.events import Event, Rejected, decode
 from streams.clients.errors import ClientError, InputError
 from streams.clients.kafka import Cluster, Consumer, Record, consumer, describe_cluster
 from streams.clients.reading import partitions_of, read, settled_ends
+from streams.clock import now_ms
 from streams.importers.sorting import Sorter, TimedEvent
 from streams.settings import Settings
 
 __all__ = ["TopicHistory", "open_topics"]
-
-SHARES: Final = (0.8, 0.9)
-"""Of the events, before the validation and the test period."""
 
 
 class _Shown(msgspec.Struct):
@@ -72,8 +69,7 @@ def open_topics(settings: Settings, count_min: int) -> TopicHistory:
                 "the event topics hold no event to learn from; send some, for instance with `headwater replay`"
             )
         times_ms = [event.timestamp_ms for event in sorter]
-        validation_ms, test_ms = (times_ms[int(share * len(times_ms))] for share in SHARES)
-        found = event_histories(sorter, validation_ms, test_ms, count_min=count_min, answers=_Answers(impressions))
+        found = event_histories(sorter, *split_by_share(times_ms), count_min=count_min, answers=_Answers(impressions))
     lists = sum(map(len, impressions.values()))
     return TopicHistory(found, len(times_ms), dict(left_out), lists, int(found.answers.sum()))
 
@@ -100,7 +96,7 @@ def _erasures(client: Consumer, cluster: Cluster, settings: Settings) -> dict[by
     """Event time up to which each erased user's events are refused."""
     until_ms: dict[bytes, int] = {}
     for record in _records(client, cluster, settings.topics.erase):
-        request = decode_erasure(record.value, record.key, record.headers, record.offset, _now_ms())
+        request = decode_erasure(record.value, record.key, record.headers, record.offset, now_ms())
         if not isinstance(request, Rejected):
             until_ms[request.key] = max(request.until_ms, until_ms.get(request.key, request.until_ms))
     return until_ms
@@ -113,7 +109,7 @@ def _events(
     sequence = 0
     for event_type, topic in enumerate(settings.topics.events):
         for record in _records(client, cluster, topic):
-            event = decode(record.value, record.key, record.headers, event_type, record.offset, _now_ms())
+            event = decode(record.value, record.key, record.headers, event_type, record.offset, now_ms())
             reason = _refused(event, erased, known)
             if reason or isinstance(event, Rejected):
                 left_out[reason] += 1
@@ -156,7 +152,3 @@ def _impressions(client: Consumer, cluster: Cluster, settings: Settings) -> dict
     for lists in found.values():
         lists.sort(key=lambda impression: impression.time_ms)
     return found
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -11,6 +11,7 @@ from operators.partition import partition_of
 from streams.clients.errors import ClientError
 from streams.clients.kafka import Cluster, Consumer, Partition, Record, consumer, describe_cluster
 from streams.clients.reading import end_offsets, partitions_of, read
+from streams.clock import now_ms
 from streams.settings import Settings
 
 __all__ = ["Watched", "catalog_titles", "product_titles", "summary", "watch"]
@@ -86,16 +87,16 @@ def _bounded(
 
 
 def _watched(record: Record) -> Watched:
-    now_ms = time.time_ns() // 1_000_000
+    seen_ms = now_ms()
     ranked = _ranked(record)
-    age_ms = now_ms - int(ranked["event_time"]) if ranked else None
+    age_ms = seen_ms - int(ranked["event_time"]) if ranked else None
     return Watched(
         (record.key or b"").decode(errors="replace"),
         ranked,
         record.partition,
         record.offset,
         age_ms if age_ms is not None and age_ms <= _LIVE_MS_MAX else None,
-        now_ms - record.timestamp,
+        seen_ms - record.timestamp,
     )
 
 

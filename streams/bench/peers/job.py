@@ -3,7 +3,6 @@
 It is not Headwater's code path: values are msgspec's msgpack, events are taken in arrival order and nothing is checked.
 """
 
-import time
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -16,6 +15,7 @@ from models.runtime import OnnxEncoder
 from operators import limits
 from operators.interest import EVENT_TYPES, OUT_OF_VOCABULARY, Job, gap_bucket, refresh
 from operators.ranking import Cause, RankedItem, RecommendationList, encode_list
+from streams.clock import now_ms
 
 __all__ = ["Interaction", "JobName", "PeerConfig", "PeerJob", "Update", "decode_interaction", "new_job"]
 
@@ -166,7 +166,7 @@ def _list(update: Update, version: str, items: list[RankedItem]) -> bytes:
         RecommendationList(
             request_id=f"purchase-{last.partition}-{last.offset}",
             user_id=update.user_id,
-            generated_at=time.time_ns() // 1_000_000,
+            generated_at=now_ms(),
             event_time=last.timestamp_ms,
             caused_by=[Cause("purchase", event.partition, event.offset) for event in update.events],
             model_version=version,
