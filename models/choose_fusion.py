@@ -1,6 +1,5 @@
 """Weights of the live fusion, chosen on the validation period of a replay and put beside the model."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -8,7 +7,7 @@ from typing import Final
 import msgspec
 
 from models.list_quality import ListQuality
-from models.manifest import FUSION_FILE, load_manifest, write_manifest
+from models.manifest import FUSION_FILE, hash_files, load_manifest, write_manifest
 from operators.fusion import CoVisitationWeights, Fusion
 from operators.ranking import Policy
 
@@ -40,22 +39,23 @@ def choose(tried: Mapping[str, tuple[Fusion, Policy]], results: Sequence[ListQua
     """The best fusion by NDCG@10, with co-visitation and with new items only where each gains ``GAIN_MIN``."""
     scores = {row.ranker: row.ndcg10 for row in results}
 
-    def best(covisitation: bool, new_items: bool) -> tuple[float, Fusion]:
-        of_kind = [
-            (scores[name], fusion)
-            for name, (fusion, _) in tried.items()
-            if (fusion.covisitation is not None) is covisitation
-            and (fusion.covisitation is not None and fusion.covisitation.new_items is not None) is new_items
-        ]
-        return max(of_kind, key=lambda pair: pair[0])
+    def best(parts: int) -> tuple[float, Fusion]:
+        of_parts = [(scores[name], fusion) for name, (fusion, _) in tried.items() if _parts_of(fusion) == parts]
+        return max(of_parts, key=lambda pair: pair[0])
 
-    chosen = plain = best(False, False)
-    for kind in ((True, False), (True, True)):
-        found = best(*kind)
+    chosen = plain = best(0)
+    for parts in (1, 2):
+        found = best(parts)
         if found[0] - chosen[0] >= GAIN_MIN:
             chosen = found
     words = f"validation of {source}: NDCG@10 {chosen[0]:.4f}, without co-visitation {plain[0]:.4f}"
     return msgspec.structs.replace(chosen[1], chosen_on=words)
+
+
+def _parts_of(fusion: Fusion) -> int:
+    """0 without co-visitation, 1 with it, 2 where new items come by it too."""
+    weights = fusion.covisitation
+    return 0 if weights is None else 1 + (weights.new_items is not None)
 
 
 def write_fusion(artefact: Path, fusion: Fusion) -> None:
@@ -65,7 +65,6 @@ def write_fusion(artefact: Path, fusion: Fusion) -> None:
         ModelError: there is no model, or it is altered.
     """
     manifest = load_manifest(artefact)
-    content = msgspec.json.format(msgspec.json.encode(fusion), indent=1) + b"\n"
-    (artefact / FUSION_FILE).write_bytes(content)
-    files = {**manifest.files, FUSION_FILE: hashlib.sha256(content).hexdigest()}
+    (artefact / FUSION_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(fusion), indent=1) + b"\n")
+    files = manifest.files | hash_files(artefact, (FUSION_FILE,))
     write_manifest(artefact, msgspec.structs.replace(manifest, files=files))
