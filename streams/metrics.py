@@ -1,5 +1,6 @@
 """Counters and histograms of one worker and their Prometheus text."""
 
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -36,7 +37,11 @@ class _Histogram:
         self._counts = np.zeros(len(_BOUNDS_S) + 1, np.int64)
         self.sum = 0.0
 
-    def observe(self, seconds: NDArray[np.float64]) -> None:
+    def add(self, seconds: float) -> None:
+        self._counts[bisect_left(_BOUNDS_S, seconds)] += 1
+        self.sum += seconds
+
+    def add_all(self, seconds: NDArray[np.float64]) -> None:
         self._counts += np.bincount(np.searchsorted(_BOUNDS_S, seconds), minlength=len(self._counts))
         self.sum += float(seconds.sum())
 
@@ -65,7 +70,7 @@ class Metrics:
         self.totals.update({f"{name}_total": value for name, value in counts._asdict().items()})
         self.totals.update({"lists_total": lists, "batches_total": 1})
         for stage, value in seconds.items():
-            self._stages[stage].observe(np.array([value]))
+            self._stages[stage].add(value)
 
     def ages(self, appended_ms: NDArray[np.int64], begun_ms: int, settled_ms: int) -> None:
         """Add the records of a settled batch.
@@ -75,8 +80,8 @@ class Metrics:
             begun_ms: when the batch was taken.
             settled_ms: when its lists were delivered and its states stored.
         """
-        self._queue.observe(np.maximum(begun_ms - appended_ms, 0) / 1000)
-        self._freshness.observe(np.maximum(settled_ms - appended_ms, 0) / 1000)
+        self._queue.add_all(np.maximum(begun_ms - appended_ms, 0) / 1000)
+        self._freshness.add_all(np.maximum(settled_ms - appended_ms, 0) / 1000)
 
     def prometheus(self) -> str:
         """The exposition format of Prometheus."""
