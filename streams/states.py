@@ -140,9 +140,11 @@ class States:
             return None
         for partition in partitions:
             if partition not in self._covisitation:
-                get = partial(self._store.get, partition)
-                self._covisitation[partition] = restore(lambda name, get=get: get(COVISITATION_KEY + name.encode()))
+                self._covisitation[partition] = restore(partial(self._covisitation_part, partition))
         return self._covisitation
+
+    def _covisitation_part(self, partition: int, name: str) -> bytes | None:
+        return self._store.get(partition, COVISITATION_KEY + name.encode())
 
     def due_snapshots(self, events: int) -> list[tuple[int, bytes, bytes]]:
         """Partition, key and value of what else the changelog is to hold.
