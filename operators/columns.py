@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import compress
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -17,7 +18,9 @@ __all__ = ["Columns", "decode_columns"]
 
 _ALONE_RECORDS: Final = 4
 """Of so few records each is checked alone: it costs no more than all at once."""
-_HEADERS: Final[dict[Format, list[list[tuple[str, bytes]]]]] = {
+_UNDECODABLE: Final = (msgspec.DecodeError, ValueError, OverflowError, RecursionError)
+_Headers = Sequence[tuple[str, bytes]]
+_HEADERS: Final[dict[Format, list[_Headers]]] = {
     "json": [JSON_HEADERS, []],
     "msgpack": [[("content-type", b"application/msgpack")]],
 }
@@ -96,81 +99,121 @@ class Columns(NamedTuple):
 def decode_columns(records: Sequence[Any], event_type: int, now_ms: int) -> tuple[Columns, list[tuple[int, Rejected]]]:
     """``decode`` of every record: the accepted events in order, and place and reason of every other record.
 
-    The records are decoded and checked all at once. Where that fails, each half is tried, and so on: a record that
-    is not plain sends only its neighbours the careful way with it.
+    A record that stands out by itself, by its headers or as bytes that are no event, goes the careful way alone. The
+    others are checked all at once; where that fails each half is, and so on, until a few are left that go that way too.
     """
-    parts: list[Columns] = []
+    plain = _plain(records) if len(records) > _ALONE_RECORDS else _Plain([], [], False)
+    sound = _sound(plain, records, now_ms)
+    if len(sound) == len(records):
+        return _columns(records, plain.wires, event_type), []
+    places = [plain.places[n] for n in sound]
+    columns = _columns([records[place] for place in places], [plain.wires[n] for n in sound], event_type)
+    events: dict[int, Event] = {}
     rejected: list[tuple[int, Rejected]] = []
-    ranges = [(0, len(records))]
-    while ranges:
-        start, end = ranges.pop()
-        if end - start <= _ALONE_RECORDS:
-            parts.append(_alone(records, start, end, event_type, now_ms, rejected))
-            continue
-        part = _at_once(records[start:end], event_type, now_ms)
-        if part is None:
-            middle = (start + end) // 2
-            ranges += [(middle, end), (start, middle)]
-        else:
-            parts.append(part)
-    return Columns.joined(parts), rejected
-
-
-def _alone(
-    records: Sequence[Any], start: int, end: int, event_type: int, now_ms: int, rejected: list[tuple[int, Rejected]]
-) -> Columns:
-    events: list[Event] = []
-    for place in range(start, end):
+    for place in sorted(set(range(len(records))).difference(places)):
         record = records[place]
         event = decode(record.value, record.key, record.headers, event_type, record.offset, now_ms)
         if isinstance(event, Rejected):
             rejected.append((place, event))
         else:
-            events.append(event)
-    return Columns.of(events)
+            events[place] = event
+    if events:
+        both = Columns.joined([columns, Columns.of(list(events.values()))])
+        columns = both.in_order(np.argsort([*places, *events]))
+    return columns, rejected
 
 
-def _at_once(records: Sequence[Any], event_type: int, now_ms: int) -> Columns | None:
-    """The records as events, or None where one of them may be none. What passes here passes ``decode`` alike.
+class _Plain(NamedTuple):
+    """The records of a chunk that are events of one format, as far as each can tell by itself."""
+
+    places: Sequence[int]
+    wires: list[Wire]
+    may_hold_controls: bool
+    """Whether an id may hold a control character."""
+
+
+def _plain(records: Sequence[Any]) -> _Plain:
+    headers = [record.headers for record in records]
+    fmt = _format_of(headers)
+    places, values = _complete(records, headers, fmt)
+    joined = b"".join(values)
+    if values and _may_be_too_deep(values, joined, fmt):
+        shallow = [openers_count(value, fmt) <= limits.context_depth_max for value in values]
+        places, values = list(compress(places, shallow)), list(compress(values, shallow))
+    # JSON holds a control character only behind a backslash, all but DEL.
+    may_hold_controls = fmt != "json" or b"\\" in joined or b"\x7f" in joined
+    decode_one = decoders[fmt]
+    try:
+        return _Plain(places, [decode_one(value) for value in values], may_hold_controls)
+    except _UNDECODABLE:
+        wires = [_decoded(decode_one, value) for value in values]
+    kept = [wire is not None for wire in wires]
+    return _Plain(list(compress(places, kept)), [wire for wire in wires if wire is not None], may_hold_controls)
+
+
+def _format_of(headers: list[_Headers]) -> Format:
+    """The format that the first plain headers name."""
+    for given in headers:
+        for fmt, plain in _HEADERS.items():
+            if given in plain:
+                return fmt
+    return "json"
+
+
+def _complete(records: Sequence[Any], headers: list[_Headers], fmt: Format) -> tuple[Sequence[int], list[bytes]]:
+    """Places and values of the records with a key, a value of no more bytes than are taken, and headers of ``fmt``."""
+    values = [record.value for record in records]
+    keys = [record.key for record in records]
+    alike = headers[0] in _HEADERS[fmt] and headers.count(headers[0]) == len(headers)
+    if alike and None not in values and None not in keys and max(map(len, values)) <= limits.event_bytes_max:
+        return range(len(records)), values
+    places = [
+        place
+        for place, (given, key, value) in enumerate(zip(headers, keys, values, strict=True))
+        if key is not None and value is not None and len(value) <= limits.event_bytes_max and given in _HEADERS[fmt]
+    ]
+    return places, [values[place] for place in places]
+
+
+def _decoded(decode_one: Callable[[bytes], Wire], value: bytes) -> Wire | None:
+    try:
+        return decode_one(value)
+    except _UNDECODABLE:
+        return None
+
+
+def _sound(plain: _Plain, records: Sequence[Any], now_ms: int) -> list[int]:
+    """Which of the plain events are events indeed. What passes here passes ``decode`` alike.
 
     The checks are those of ``decode``, each over the whole column, some of them stricter: a depth is bounded by the
     count of what may open a container, an id's bytes by four times its characters.
     """
-    values = [record.value for record in records]
-    keys = [record.key for record in records]
-    fmt = _format_of([record.headers for record in records])
-    if fmt is None or None in values or None in keys or max(map(len, values)) > limits.event_bytes_max:
-        return None
-    joined = b"".join(values)
-    if _may_be_too_deep(values, joined, fmt):
-        return None
-    try:
-        decode_one = decoders[fmt]
-        wires = [decode_one(value) for value in values]
-        # JSON holds a control character only behind a backslash, all but DEL.
-        controls = fmt != "json" or b"\\" in joined or b"\x7f" in joined
-        event_ids = [wire.event_id for wire in wires]
-        if not (_fit_ids(wires, event_ids, keys, controls) and _fit_numbers(wires, now_ms)):
-            return None
-    except (msgspec.DecodeError, ValueError, OverflowError, RecursionError):
-        return None
-    prints = [0 if event_id is None else fingerprint_of(event_id) for event_id in event_ids]
+    keys = [records[place].key for place in plain.places]
+    sound: list[int] = []
+    ranges = [(0, len(keys))]
+    while ranges:
+        start, end = ranges.pop()
+        if end - start <= _ALONE_RECORDS:
+            continue
+        wires = plain.wires[start:end]
+        if _fit_ids(wires, keys[start:end], plain.may_hold_controls) and _fit_numbers(wires, now_ms):
+            sound += range(start, end)
+        else:
+            middle = (start + end) // 2
+            ranges += [(middle, end), (start, middle)]
+    return sound
+
+
+def _columns(records: Sequence[Any], wires: list[Wire], event_type: int) -> Columns:
+    event_ids = [wire.event_id for wire in wires]
     return Columns(
-        keys,
+        [record.key for record in records],
         [wire.item_id for wire in wires],
         np.full(len(wires), event_type, np.int64),
         np.array([wire.timestamp for wire in wires], np.int64),
         np.array([record.offset for record in records], np.int64),
-        np.array(prints, np.uint64),
+        np.array([0 if event_id is None else fingerprint_of(event_id) for event_id in event_ids], np.uint64),
     )
-
-
-def _format_of(headers: list[Sequence[tuple[str, bytes]]]) -> Format | None:
-    """The format that all the headers name, None where they differ or say more than that."""
-    for fmt, plain in _HEADERS.items():
-        if headers[0] in plain:
-            return fmt if headers.count(headers[0]) == len(headers) else None
-    return None
 
 
 def _may_be_too_deep(values: list[bytes], joined: bytes, fmt: Format) -> bool:
@@ -179,12 +222,13 @@ def _may_be_too_deep(values: list[bytes], joined: bytes, fmt: Format) -> bool:
     return max([openers_count(value, fmt) for value in values]) > limits.context_depth_max
 
 
-def _fit_ids(wires: list[Wire], event_ids: list[str | None], keys: list[bytes], controls: bool) -> bool:
+def _fit_ids(wires: list[Wire], keys: list[bytes], controls: bool) -> bool:
     users = [wire.user_id for wire in wires]
     # No id holds a NUL (see below), so equal joined strings have equal parts.
     if _NUL.join(users).encode() != b"\x00".join(keys):
         return False
-    ids = [*users, *[wire.item_id for wire in wires], *[one for one in event_ids if one is not None]]
+    ids = [*users, *[wire.item_id for wire in wires]]
+    ids += [wire.event_id for wire in wires if wire.event_id is not None]
     ids += [wire.session_id for wire in wires if wire.session_id is not None]
     lengths = list(map(len, ids))
     if min(lengths) == 0:

@@ -144,6 +144,47 @@ def test_a_chunk_is_decoded_as_its_records_one_by_one(drawn: list[Any], packed: 
     assert rejected == [(n, one) for n, one in enumerate(alone) if isinstance(one, Rejected)]
 
 
+def _odd(n: int) -> dict[str, FakeRecord]:
+    """Records that are no plain events: some of them ``decode`` takes, some it refuses."""
+    good = record(n, "u", f"item-{n}")
+    value = good.value or b""
+    text, nested = value.decode()[:-1], limits.context_depth_max + 1
+    return {
+        "more headers": good._replace(headers=[("ce_id", b"x")]),
+        "another format": record(n, "u", f"item-{n}", encoding="msgpack"),
+        "says msgpack": good._replace(headers=MSGPACK),
+        "no key": good._replace(key=None),
+        "no value": good._replace(value=None),
+        "another key": good._replace(key=b"v"),
+        "cut": good._replace(value=value[:-1]),
+        "too large": good._replace(value=value + b" " * limits.event_bytes_max),
+        "too deep": good._replace(value=f'{text},"context":{"[" * nested}{"]" * nested}}}'.encode()),
+        "deep text": good._replace(value=f'{text},"context":"{"[" * nested}"}}'.encode()),
+        "control": record(n, "u", "a\u0001"),
+        "delete": record(n, "u", "a\u007f"),
+        "future": record(n, "u", "a", timestamp=NOW_MS + limits.future_skew_ms + 1),
+        "huge": record(n, "u", "a", value=1e13),
+    }
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(["json", "msgpack"]),
+    st.integers(5, 60),
+    st.lists(st.tuples(st.integers(0, 59), st.sampled_from(sorted(_odd(0)))), max_size=6),
+)
+def test_a_few_odd_records_change_nothing_for_their_neighbours(
+    encoding: str, count: int, odd: list[tuple[int, str]]
+) -> None:
+    records = [record(n, "u", f"item-{n}", encoding=encoding) for n in range(count)]
+    for place, kind in odd:
+        records[place % count] = _odd(place % count)[kind]
+    alone = [decode(one.value, one.key, one.headers, 1, one.offset, NOW_MS) for one in records]
+    columns, rejected = decode_columns(records, 1, NOW_MS)
+    assert [columns.event(n) for n in range(len(columns.keys))] == [one for one in alone if isinstance(one, Event)]
+    assert rejected == [(n, one) for n, one in enumerate(alone) if isinstance(one, Rejected)]
+
+
 @pytest.mark.parametrize("encoding", ["json", "msgpack"])
 def test_plain_events_are_decoded_all_at_once(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fields = {"event_id": "cj-1", "session_id": "s", "value": 1.29, "context": {"title": 'a "brød"', "n": [1]}}
