@@ -18,8 +18,8 @@ import numpy as np
 
 from operators.events import JSON_HEADERS
 from operators.partition import partition_of
-from operators.ranking import Cause
 from streams.bench.latency import NANOSECONDS_PER_MS, Answers, arrivals_ns, completed_per_s
+from streams.bench.wire_list import decode_list
 
 __all__ = ["LoadConfig", "Step", "StepResult", "Trace", "main"]
 
@@ -72,14 +72,6 @@ class StepResult(msgspec.Struct, frozen=True):
     freshness_ms: dict[str, float]
     lateness_ms: dict[str, float]
     stages_ms: dict[str, dict[str, float]]
-
-
-class _WireList(msgspec.Struct):
-    generated_at: int
-    caused_by: list[Cause]
-
-
-_decode_list: Final = msgspec.json.Decoder(_WireList).decode
 
 
 class _Prepared(NamedTuple):
@@ -199,7 +191,7 @@ class Generator:
         left, deadline = len(answers.due_ns), time.monotonic() + drain_s
         while left and time.monotonic() < deadline:
             for received_ns, message in self._receiver.take():
-                wire = _decode_list(message.value())
+                wire = decode_list(message.value())
                 events = [
                     places[cause.partition][cause.offset - bases[cause.partition]]
                     for cause in wire.caused_by

@@ -12,9 +12,9 @@ from typing import Final, NamedTuple
 import msgspec
 
 from infra.broker.probe import claim_port
-from operators.ranking import Cause
 from streams.bench.lab import PURCHASE, Backlog, BenchError, Lab, Process, python, subprocess_environment
 from streams.bench.peers.job import PeerConfig
+from streams.bench.wire_list import decode_list
 from streams.settings import TopicSettings
 from streams.topics import TopicSpec, changelog_topic, topic_specs
 
@@ -79,14 +79,6 @@ class Measured(NamedTuple):
     lists: list[Listed]
     stretch: Stretch
     stages: dict[str, float]
-
-
-class _WireList(msgspec.Struct):
-    generated_at: int
-    caused_by: list[Cause]
-
-
-_decode_list: Final = msgspec.json.Decoder(_WireList).decode
 
 
 def stretch_of(lists: Sequence[Listed]) -> Stretch:
@@ -217,7 +209,7 @@ async def read_back(lab: Lab, backlog: Backlog, topic: str, stages: dict[str, fl
     """
     lists: list[Listed] = []
     for record in await lab.read(topic, len(backlog.records)):
-        wire = _decode_list(record.value)
+        wire = decode_list(record.value)
         causes = [(cause.partition, cause.offset) for cause in wire.caused_by]
         lists.append(Listed(record.timestamp, wire.generated_at, record.key, causes))
     _check_complete(lists, backlog)
