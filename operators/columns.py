@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import compress
 from typing import Any, Final, NamedTuple
 
@@ -126,7 +126,7 @@ def decode_columns(records: Sequence[Any], event_type: int, now_ms: int) -> tupl
 class _Plain(NamedTuple):
     """The records of a chunk that are events of one format, as far as each can tell by itself."""
 
-    places: Sequence[int]
+    places: list[int]
     wires: list[Wire]
     may_hold_controls: bool
     """Whether an id may hold a control character."""
@@ -137,18 +137,21 @@ def _plain(records: Sequence[Any]) -> _Plain:
     fmt = _format_of(headers)
     places, values = _complete(records, headers, fmt)
     joined = b"".join(values)
-    if values and _may_be_too_deep(values, joined, fmt):
-        shallow = [openers_count(value, fmt) <= limits.context_depth_max for value in values]
+    openers = _openers(values, joined, fmt)
+    if max(openers, default=0) > limits.context_depth_max:
+        shallow = [count <= limits.context_depth_max for count in openers]
         places, values = list(compress(places, shallow)), list(compress(values, shallow))
-    # JSON holds a control character only behind a backslash, all but DEL.
-    may_hold_controls = fmt != "json" or b"\\" in joined or b"\x7f" in joined
     decode_one = decoders[fmt]
-    try:
-        return _Plain(places, [decode_one(value) for value in values], may_hold_controls)
-    except _UNDECODABLE:
-        wires = [_decoded(decode_one, value) for value in values]
-    kept = [wire is not None for wire in wires]
-    return _Plain(list(compress(places, kept)), [wire for wire in wires if wire is not None], may_hold_controls)
+    kept: list[int] = []
+    wires: list[Wire] = []
+    for place, value in zip(places, values, strict=True):
+        try:
+            wires.append(decode_one(value))
+        except _UNDECODABLE:
+            continue
+        kept.append(place)
+    # JSON holds a control character only behind a backslash, all but DEL.
+    return _Plain(kept, wires, fmt != "json" or b"\\" in joined or b"\x7f" in joined)
 
 
 def _format_of(headers: list[_Headers]) -> Format:
@@ -173,13 +176,6 @@ def _complete(records: Sequence[Any], headers: list[_Headers], fmt: Format) -> t
         if key is not None and value is not None and len(value) <= limits.event_bytes_max and given in _HEADERS[fmt]
     ]
     return places, [values[place] for place in places]
-
-
-def _decoded(decode_one: Callable[[bytes], Wire], value: bytes) -> Wire | None:
-    try:
-        return decode_one(value)
-    except _UNDECODABLE:
-        return None
 
 
 def _sound(plain: _Plain, records: Sequence[Any], now_ms: int) -> list[int]:
@@ -216,10 +212,11 @@ def _columns(records: Sequence[Any], wires: list[Wire], event_type: int) -> Colu
     )
 
 
-def _may_be_too_deep(values: list[bytes], joined: bytes, fmt: Format) -> bool:
+def _openers(values: list[bytes], joined: bytes, fmt: Format) -> list[int]:
+    """``openers_count`` of each value."""
     if fmt == "json" and b"[" not in joined:
-        return max([value.count(b"{") for value in values]) > limits.context_depth_max
-    return max([openers_count(value, fmt) for value in values]) > limits.context_depth_max
+        return [value.count(b"{") for value in values]
+    return [openers_count(value, fmt) for value in values]
 
 
 def _fit_ids(wires: list[Wire], keys: list[bytes], controls: bool) -> bool:

@@ -15,6 +15,7 @@ from streams.chaos.pauses import Answer, percentile
 from streams.chaos.run import judged_in_the_end
 from streams.chaos.stage import Stage, staged
 from streams.chaos.vitals import Sample, Trend, fd_count, rss_mb, trend_of
+from streams.clock import now_ms
 from streams.settings import BrokerSettings
 from streams.worker_process import WorkerProcess
 
@@ -83,7 +84,7 @@ def run(options: SoakOptions, echo: Echo) -> SoakReport:
         with Load(
             stage.settings, options.seed, users=options.users, events_per_s=options.events_per_s, types=(0, 1, 2)
         ) as load:
-            began_ms = time.time() * 1000
+            began_ms = now_ms()
             samples = _sampled(stage, load, options, echo)
             load.finish()
         judged = judged_in_the_end(stage, load, echo)

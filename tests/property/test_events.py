@@ -114,6 +114,13 @@ def test_what_is_taken_is_what_was_sent(text: str, timestamp_ms: int) -> None:
     assert event == Event(text.encode(), text[::-1], 0, timestamp_ms, 5, 0)
 
 
+def _check_as_one_by_one(records: list[FakeRecord]) -> None:
+    alone = [decode(one.value, one.key, one.headers, 1, one.offset, NOW_MS) for one in records]
+    columns, rejected = decode_columns(records, 1, NOW_MS)
+    assert [columns.event(n) for n in range(len(columns.keys))] == [one for one in alone if isinstance(one, Event)]
+    assert rejected == [(n, one) for n, one in enumerate(alone) if isinstance(one, Rejected)]
+
+
 NEARLY_PLAIN = st.fixed_dictionaries(
     {"user_id": st.just("u"), "item_id": st.text(alphabet='ab1\\"\u007f\u0001 é', min_size=1, max_size=4)},
     optional={
@@ -138,10 +145,7 @@ def test_a_chunk_is_decoded_as_its_records_one_by_one(drawn: list[Any], packed: 
         value = _encoded(body, packed) + tail
         key = body["user_id"].encode() if keyed or n % 7 else b"other"
         records.append(FakeRecord(10 + n, key, value, [("ce_id", b"x")] if mixed and n % 5 == 0 else headers))
-    alone = [decode(record.value, record.key, record.headers, 1, record.offset, NOW_MS) for record in records]
-    columns, rejected = decode_columns(records, 1, NOW_MS)
-    assert [columns.event(n) for n in range(len(columns.keys))] == [one for one in alone if isinstance(one, Event)]
-    assert rejected == [(n, one) for n, one in enumerate(alone) if isinstance(one, Rejected)]
+    _check_as_one_by_one(records)
 
 
 def _odd(n: int) -> dict[str, FakeRecord]:
@@ -179,10 +183,7 @@ def test_a_few_odd_records_change_nothing_for_their_neighbours(
     records = [record(n, "u", f"item-{n}", encoding=encoding) for n in range(count)]
     for place, kind in odd:
         records[place % count] = _odd(place % count)[kind]
-    alone = [decode(one.value, one.key, one.headers, 1, one.offset, NOW_MS) for one in records]
-    columns, rejected = decode_columns(records, 1, NOW_MS)
-    assert [columns.event(n) for n in range(len(columns.keys))] == [one for one in alone if isinstance(one, Event)]
-    assert rejected == [(n, one) for n, one in enumerate(alone) if isinstance(one, Rejected)]
+    _check_as_one_by_one(records)
 
 
 @pytest.mark.parametrize("encoding", ["json", "msgpack"])
