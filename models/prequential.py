@@ -9,7 +9,6 @@ from bisect import bisect_right
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -19,17 +18,17 @@ from numpy.typing import NDArray
 
 from models.event_histories import TimedRecord, item_of
 from models.list_quality import ListQuality, Occasion, judge_lists
+from models.variants import Variant, Variants
 from operators import limits
-from operators.batches import Batch, Chunk, UserKey, decode_chunks
+from operators.batches import Chunk, UserKey, decode_chunks
 from operators.candidates.component import Histories, top_rows
 from operators.candidates.covisitation import CoVisitation
 from operators.candidates.live_covisitation import LiveCoVisitation
 from operators.candidates.popularity import Popularity
-from operators.companions import Visits
 from operators.interest import EVENT_TYPES, Encoder
 from operators.partition import partition_of
 from operators.process import process_batch
-from operators.ranking import Policy, rank
+from operators.ranking import Policy
 from operators.state import UserState
 
 __all__ = ["LAGS", "Judgement", "fused", "prequential"]
@@ -96,7 +95,8 @@ def prequential(
     attributes: Mapping[str, frozenset[str]],
     fresh_bias: float = 0.0,
     partitions: int = 1,
-    variants: Mapping[str, Policy] = MappingProxyType({}),
+    variants: Mapping[str, Variant] = MappingProxyType({}),
+    learn_from_ms: int = 0,
     advance: Callable[[str, float], None] = lambda _what, _share: None,
 ) -> Judgement:
     """Replay ``records`` (in event-time order) and judge every occasion from ``test_start_ms`` on.
@@ -105,7 +105,8 @@ def prequential(
         fresh_bias: each midnight of the test period every item's score is moved by this times the logarithm of its
             share in the last seven days over its share in all that came before the period.
         partitions: of the event topics: popularity and co-visitation are kept for each of them.
-        variants: further policies by name, judged from the same states; with any, ``policy`` has no co-visitation.
+        variants: further ways to make lists of the same states, by name.
+        learn_from_ms: event time from which the items of variants learn; the model was fitted to what came before.
 
     Raises:
         ValueError: no occasion in the test period.
@@ -115,7 +116,8 @@ def prequential(
     for record in records:
         rows.setdefault(item_of(record), len(rows) + 1)
         users.setdefault(record.key, len(users))
-    run = _Run(rows, users, encoder, policy, test_start_ms, fresh_bias, partitions, variants)
+    beside = Variants(variants, encoder, partitions, learn_from_ms) if variants else None
+    run = _Run(rows, users, encoder, policy, test_start_ms, fresh_bias, partitions, beside)
     done = 0
     for batch in _batches(records, rows, users, test_start_ms, test_end_ms):
         run.take(batch)
@@ -167,7 +169,7 @@ class _Run:
     test_start_ms: int
     fresh_bias: float
     partitions: int
-    variants: Mapping[str, Policy]
+    variants: Variants | None
     occasions: list[Occasion] = field(default_factory=list[Occasion])
     lists: dict[str, list[list[int]]] = field(default_factory=lambda: defaultdict(list[list[int]]))
     lagged: dict[str, list[list[int]]] = field(default_factory=lambda: defaultdict(list[list[int]]))
@@ -178,7 +180,6 @@ class _Run:
         self._popularity = {partition: Popularity() for partition in range(self.partitions)}
         self._followed = {partition: LiveCoVisitation() for partition in range(self.partitions)}
         self._shown: defaultdict[int, list[tuple[int, list[int]]]] = defaultdict(list)
-        self._varied: defaultdict[str, dict[int, list[int]]] = defaultdict(dict)
         self._histories: defaultdict[int, list[int]] = defaultdict(list)
         self._counts = np.zeros(items, np.int64)
         self._week = np.zeros(items, np.float32)
@@ -220,8 +221,8 @@ class _Run:
             self._ask_published(group, fallback)
             published, beside = self.lists[HEADWATER][-1], self.lists["co-visitation"][-1]
             self._note(self.lists, WITH_COVISITATION, fused(published, beside))
-            for name in self.variants:
-                self._note(self.lists, name, self._varied[name].get(group.user, fallback))
+            if self.variants is not None:
+                self._ask_variants(self.variants, group, fallback)
 
     def _ask_published(self, group: _Group, fallback: list[int]) -> None:
         shown = self._shown[group.user]
@@ -238,6 +239,16 @@ class _Run:
             self._note(self.lagged, name, as_of(group.time_ms - lag_ms))
         self._note(self.lagged, "1 event", shown[-2][1] if len(shown) > 1 else fallback)
         self._note(self.lagged, "never", as_of(self.test_start_ms - 1))
+
+    def _ask_variants(self, variants: Variants, group: _Group, fallback: list[int]) -> None:
+        key = group.records[0].key
+        user = UserKey(partition_of(key, self.partitions), key)
+        for name, lists in variants.lists.items():
+            item_ids = lists.get(user)
+            self._note(self.lists, name, fallback if item_ids is None else self._rows_of(item_ids))
+
+    def _rows_of(self, item_ids: Iterable[str]) -> list[int]:
+        return [self.rows[item_id] for item_id in item_ids if item_id in self.rows]
 
     def _note(self, lists: dict[str, list[list[int]]], ranker: str, rows: list[int]) -> None:
         lists[ranker].append((rows + [0] * LIST_ITEMS)[:LIST_ITEMS])
@@ -261,7 +272,7 @@ class _Run:
         )
         states = {user: self._states[user] for user in decoded.users}
         of_users = [states[user] for user in decoded.users]
-        around = Visits(self._followed, decoded.users, of_users, drop_seen=self.policy.seen_items == "drop")
+        before = self.variants.before(decoded, of_users) if self.variants is not None else None
         effects = process_batch(
             decoded,
             states,
@@ -273,27 +284,14 @@ class _Run:
             now_ms=now_ms,
             covisitation=self._followed if self.policy.covisitation else None,
         )
-        if self.variants:
-            self._rank_variants(decoded, of_users, around)
+        if self.variants is not None and before is not None:
+            self.variants.take(decoded, of_users, self._popularity, before)
         times = {group.user: group.time_ms for group in batch}
         for published in effects.lists:
             user = self.users[published.user.key]
-            rows = [self.rows[item.item_id] for item in _list_of(published.value).items if item.item_id in self.rows]
+            rows = self._rows_of(item.item_id for item in _list_of(published.value).items)
             self._shown[user].append((times[user], rows))
         self._teach_rivals(batch)
-
-    def _rank_variants(self, batch: Batch, states: Sequence[UserState], around: Visits) -> None:
-        times_ms: list[int] = batch.events.times_ms.tolist()
-        events = list(zip(batch.events.item_ids, times_ms, strict=True))
-        fresh = [events[start:end] for start, end in pairwise(batch.bounds)]
-        companions = around.learned(fresh, (batch.events.offsets, batch.events.types), batch.bounds)
-        popularities = [self._popularity[user.partition] for user in batch.users]
-        for name, policy in self.variants.items():
-            beside = companions if policy.covisitation else None
-            lists = rank(states, popularities, self.encoder, policy, frozenset[str](), companions=beside)
-            for user, items in zip(batch.users, lists, strict=True):
-                rows = [self.rows[item.item_id] for item in items if item.item_id in self.rows]
-                self._varied[name][self.users[user.key]] = rows
 
     def _teach_rivals(self, batch: Sequence[_Group]) -> None:
         before: list[NDArray[np.int64]] = []

@@ -23,6 +23,8 @@ class Stream:
 
     events: Sequence[TimedEvent]
     """In time order."""
+    held_out_ms: int
+    """From here on no model of it was fitted."""
     start_ms: int
     end_ms: int
     attributes: Mapping[str, frozenset[str]]
@@ -49,7 +51,7 @@ def open_stream(name: str, split: Literal["validation", "test"], users: int, att
         events = [event for event in source.events(0) if event.key in drawn]
     validation_ms, test_ms = _bounds(name, times)
     start, end = (validation_ms, test_ms) if split == "validation" else (test_ms, times[-1] + 1)
-    return Stream(events, start, end, _attributes(name, attributes))
+    return Stream(events, validation_ms, start, end, _attributes(name, attributes))
 
 
 def open_history(name: str, count_min: int) -> EventHistories:

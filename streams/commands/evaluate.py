@@ -133,6 +133,14 @@ def prequential(
     fresh_bias: Annotated[
         float, typer.Option("--fresh-bias", help="Each midnight, of the log of a week's popularity over all before.")
     ] = 0.0,
+    item_rate: Annotated[
+        float | None,
+        typer.Option("--item-rate", min=0, help="Also with item rows that learn in the stream, by steps of this rate."),
+    ] = None,
+    new_items: Annotated[
+        Literal["none", "neighbours", "content"],
+        typer.Option("--new-items", help="With --item-rate: where rows of items that the model lacks start."),
+    ] = "neighbours",
     picture: Annotated[Path | None, typer.Option("--picture", help="Draw the freshness curve (SVG).")] = None,
     as_json: Json = False,
 ) -> None:
@@ -143,9 +151,12 @@ def prequential(
     from models import choose_fusion
     from models.prequential import prequential as judge
     from models.runtime import OnnxEncoder
+    from models.variants import Variant, with_live_items
     from streams.held_out_time import open_stream
     from streams.policy import policy_of
 
+    if choose and item_rate is not None:
+        raise InputError("--choose tries weights for the encoder's items; leave --item-rate out")
     if choose and split != "validation":
         raise InputError("weights are chosen on --split validation; the test period is for what was chosen")
     worker = settings_of(ctx).worker
@@ -159,9 +170,12 @@ def prequential(
     }
     policy = policy_of(msgspec.structs.replace(worker, **given), encoder.fusion)
     tried = choose_fusion.variants(policy) if choose else {}
+    variants = {name: Variant(variant) for name, (_, variant) in tried.items()}
     with _progress() as advance:
         advance("reading", 0)
         stream = open_stream(source, split, users, attributes)
+        if item_rate is not None:
+            variants = with_live_items(encoder, policy, stream.events, stream.attributes, item_rate, new_items)
         found = judge(
             stream.events,
             encoder,
@@ -171,7 +185,8 @@ def prequential(
             attributes=stream.attributes,
             fresh_bias=fresh_bias,
             partitions=partitions,
-            variants={name: variant for name, (_, variant) in tried.items()},
+            variants=variants,
+            learn_from_ms=stream.held_out_ms,
             advance=advance,
         )
     if choose:

@@ -1,26 +1,32 @@
 """models.prequential against a plain loop that takes one moment of one user after the other."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+import msgspec
 import numpy as np
 import orjson
 import pytest
+from numpy.typing import NDArray
 
 from models.curve import draw_freshness
 from models.list_quality import Occasion, judge_lists
 from models.prequential import DAY_MS, Judgement, fused, prequential
+from models.variants import Variant
 from operators.batches import Chunk, UserKey, decode_chunks
 from operators.candidates.component import Histories
 from operators.candidates.covisitation import CoVisitation
 from operators.candidates.popularity import Popularity
 from operators.interest import EVENT_TYPES
+from operators.live_items import LiveItems
 from operators.process import process_batch
 from operators.ranking import Policy
 from operators.state import UserState
-from tests.fakes import FakeEncoder, FakeRecord, items
+from tests.fakes import FakeEncoder, FakeRecord, full_pass, items
 
 START_MS = 1_600_000_000_000
 POLICY = Policy(explain=False)
@@ -54,6 +60,8 @@ def judged(
     *,
     encoder: FakeEncoder | None = None,
     fresh_bias: float = 0.0,
+    variants: Mapping[str, Variant] = MappingProxyType({}),
+    learn_from_ms: int = 0,
 ) -> Judgement:
     return prequential(
         events,
@@ -63,6 +71,8 @@ def judged(
         test_end_ms=end_ms or events[-1].timestamp_ms + 1,
         attributes={"item-1": frozenset("ab"), "item-2": frozenset("b")},
         fresh_bias=fresh_bias,
+        variants=variants,
+        learn_from_ms=learn_from_ms,
     )
 
 
@@ -152,6 +162,52 @@ def test_every_list_is_from_before_the_event_it_is_judged_on() -> None:
     actual = {row.ranker: row.hr10 for row in [*found.results, *found.freshness]}
     assert {name: actual[name] for name in expected} == pytest.approx(expected, abs=1e-4)
     assert actual["0"] == actual["headwater"]
+
+
+def test_items_that_do_not_learn_rank_as_the_encoder_does() -> None:
+    events = stream()
+    encoder = FakeEncoder(items(12))
+    still = LiveItems(encoder, 13, rate=0.0, new_items_max=0)
+    variants = {"same": Variant(POLICY), "still": Variant(POLICY, still)}
+    found = {row.ranker: row for row in judged(events, events[200].timestamp_ms, variants=variants).results}
+    assert found["headwater"].hr10 > 0
+    for name in variants:
+        assert msgspec.structs.replace(found[name], ranker="headwater") == found["headwater"]
+
+
+def test_items_learn_from_the_vector_and_the_history_before_each_event() -> None:
+    class Told(LiveItems):
+        """Keeps what it is to learn."""
+
+        def learn(self, item_ids: Sequence[str], vectors: NDArray[np.float32], neighbours: NDArray[np.float32]) -> None:
+            super().learn(item_ids, vectors, neighbours)
+            told.extend(zip(item_ids, vectors.tolist(), neighbours.tolist(), strict=True))
+
+    told: list[tuple[str, list[float], list[float]]] = []
+    events = stream()
+    encoder, from_ms = FakeEncoder(items(12)), events[60].timestamp_ms
+    learning = Told(encoder, 13, rate=0.5, new_items_max=2)
+    found = judged(
+        events, events[200].timestamp_ms, variants={"live": Variant(POLICY, learning)}, learn_from_ms=from_ms
+    )
+    expected: list[tuple[str, list[float], list[float]]] = []
+    histories: dict[bytes, list[Shown]] = {}
+    for time_ms, key in sorted({(e.timestamp_ms, e.key) for e in events}):
+        history = histories.setdefault(key, [])
+        vector = (
+            full_pass(encoder, [(item_of(e), e.event_type, e.timestamp_ms) for e in history])[1] if history else None
+        )
+        of_moment = [e for e in events if (e.timestamp_ms, e.key) == (time_ms, key)]
+        for event in sorted(of_moment, key=lambda e: e.event_type):  # as those of one moment are folded
+            if time_ms >= from_ms and vector is not None:
+                near = learning.neighbourhood([item_of(e) for e in history])
+                expected.append((item_of(event), vector.tolist(), near.tolist()))
+            history.append(event)
+    assert [item for item, *_ in sorted(told)] == [item for item, *_ in sorted(expected)]
+    for (_, *given), (_, *wanted) in zip(sorted(told), sorted(expected), strict=True):
+        np.testing.assert_allclose(given, wanted, rtol=1e-5, atol=1e-6)
+    scores = {row.ranker: row.mrr10 for row in found.results}
+    assert scores["live"] != scores["headwater"]
 
 
 def test_reciprocal_ranks_are_added_up() -> None:

@@ -1,0 +1,137 @@
+"""Other ways to make lists of the states of a replay, judged beside the one that is published."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.content_rows import content_rows
+from models.event_histories import TimedRecord, item_of
+from models.runtime import OnnxEncoder
+from operators.batches import Batch, UserKey
+from operators.candidates.live_covisitation import LiveCoVisitation
+from operators.candidates.popularity import Popularity
+from operators.companions import BatchCompanions, Visits
+from operators.interest import OUT_OF_VOCABULARY, Encoder
+from operators.live_items import NEIGHBOURS, LiveItems
+from operators.ranking import Policy, rank
+from operators.state import UserState
+
+__all__ = ["LIVE_ITEMS", "NewItems", "Variant", "Variants", "with_live_items"]
+
+LIVE_ITEMS: Final = "headwater, items learn"
+NewItems = Literal["none", "neighbours", "content"]
+
+
+class Variant(NamedTuple):
+    """How its lists are made."""
+
+    policy: Policy
+    items: LiveItems | None = None
+    """What ranks instead of the encoder, learning as it goes."""
+
+
+class _Before(NamedTuple):
+    """What was known of the users of a batch before it."""
+
+    vectors: list[NDArray[np.float32] | None]
+    newest: list[list[str]]
+    visits: Visits
+
+
+class Variants:
+    """One for each policy and kind of items; the states are the replay's own."""
+
+    def __init__(self, variants: Mapping[str, Variant], encoder: Encoder, partitions: int, learn_from_ms: int) -> None:
+        """
+        Args:
+            learn_from_ms: event time from which ``LiveItems`` learn: what came before, the model was fitted to.
+        """
+        self._variants, self._encoder, self._learn_from_ms = variants, encoder, learn_from_ms
+        self._drop_seen = any(variant.policy.seen_items == "drop" for variant in variants.values())
+        self._followed = {partition: LiveCoVisitation() for partition in range(partitions)}
+        learning = [variant.items for variant in variants.values() if variant.items is not None]
+        self._learning: Final = list({id(items): items for items in learning}.values())
+        self.lists: Final[dict[str, dict[UserKey, list[str]]]] = {name: {} for name in variants}
+        """Item ids of each user's list, by the name of the variant."""
+
+    def before(self, batch: Batch, states: Sequence[UserState]) -> _Before:
+        """To be called before the batch is folded into the ``states`` of its users."""
+        return _Before(
+            [state.vector for state in states],
+            [state.newest_items(NEIGHBOURS) for state in states],
+            Visits(self._followed, batch.users, states, drop_seen=self._drop_seen),
+        )
+
+    def take(
+        self, batch: Batch, states: Sequence[UserState], popularity: Mapping[int, Popularity], before: _Before
+    ) -> None:
+        """Learn a batch that was folded, and make everybody's lists."""
+        times_ms: list[int] = batch.events.times_ms.tolist()
+        events = list(zip(batch.events.item_ids, times_ms, strict=True))
+        fresh = [events[start:end] for start, end in pairwise(batch.bounds)]
+        companions = before.visits.learned(fresh, (batch.events.offsets, batch.events.types), batch.bounds)
+        for items in self._learning:
+            _teach(items, fresh, before, self._learn_from_ms)
+        unranked = [copy.copy(state) for state in states]
+        for state in unranked:
+            state.rows = None  # those of the encoder: it has none for new items
+        popularities = [popularity[user.partition] for user in batch.users]
+        for name, (policy, items) in self._variants.items():
+            beside = companions if policy.covisitation else None
+            of_users = states if items is None else unranked
+            lists = self._rank(of_users, popularities, items or self._encoder, policy, beside)
+            self.lists[name].update(zip(batch.users, lists, strict=True))
+
+    def _rank(
+        self,
+        states: Sequence[UserState],
+        popularities: Sequence[Popularity],
+        encoder: Encoder,
+        policy: Policy,
+        companions: BatchCompanions | None,
+    ) -> list[list[str]]:
+        lists = rank(states, popularities, encoder, policy, frozenset[str](), companions=companions)
+        return [[item.item_id for item in of_user] for of_user in lists]
+
+
+def with_live_items(
+    encoder: OnnxEncoder,
+    policy: Policy,
+    records: Sequence[TimedRecord],
+    attributes: Mapping[str, frozenset[str]],
+    rate: float,
+    new_items: NewItems,
+) -> dict[str, Variant]:
+    """The policy with ``LiveItems``: a row for every item of the records that the model lacks, or for none.
+
+    Args:
+        new_items: where those rows start: at the neighbourhood of their first event, or at what their attributes
+            foretell (at the neighbourhood where they have none).
+    """
+    lacking = {item_id for item_id in map(item_of, records) if encoder.row_of(item_id) == OUT_OF_VOCABULARY}
+    content = content_rows(encoder, attributes, sorted(lacking)) if new_items == "content" else {}
+    new_items_max = 0 if new_items == "none" else len(lacking)
+    items = LiveItems(encoder, encoder.manifest.items, rate=rate, new_items_max=new_items_max, content=content)
+    return {LIVE_ITEMS: Variant(policy, items)}
+
+
+def _teach(items: LiveItems, fresh: Sequence[Sequence[tuple[str, int]]], before: _Before, from_ms: int) -> None:
+    item_ids: list[str] = []
+    vectors: list[NDArray[np.float32]] = []
+    near: list[NDArray[np.float32]] = []
+    for vector, newest, events in zip(before.vectors, before.newest, fresh, strict=True):
+        if vector is None:  # nothing is known of the user that an item could be near to
+            continue
+        history = list(newest)
+        for item_id, time_ms in events:
+            if time_ms >= from_ms:
+                item_ids.append(item_id)
+                vectors.append(vector)
+                near.append(items.neighbourhood(history))
+            history.append(item_id)
+    if item_ids:
+        items.learn(item_ids, np.stack(vectors), np.stack(near))
