@@ -70,7 +70,8 @@ def test_steps_are_those_of_the_written_out_gradient(rate: float) -> None:
     taken: list[int] = rng.integers(1, 7, 150).tolist()  # rows 7 to 12 are never taken
     of_users = vectors(150)
     wanted, biases = plain_steps(encoder, taken, of_users, rate)
-    learned.learn(encoder.items_at(taken), of_users, np.zeros_like(of_users))
+    for part in (slice(0, 64), slice(64, None)):
+        learned.learn(encoder.items_at(taken[part]), of_users[part], np.zeros_like(of_users[part]))
     every = np.arange(KNOWN + 1)
     np.testing.assert_allclose(learned.embeddings(every), wanted, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(learned.biases(every), biases, rtol=1e-4, atol=1e-5)
