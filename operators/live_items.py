@@ -173,7 +173,10 @@ class LiveItems:
             self._embeddings[new] += ((total - events * self._embeddings[new]) / weight).astype(np.float32)
 
     def _set_biases(self) -> None:
-        """Those of trained rows are the encoder's, those of new ones as theirs would be with as many events."""
+        """Those of trained rows are the encoder's, those of new ones as theirs would be with as many events.
+
+        Before any trained item was learned there is nothing to compare a new one with: it is not ranked.
+        """
         trained, used = self._encoder.biases(np.arange(self._trained)), self._used
         self._bias[: self._trained] = trained
         popularity = np.log1p(self._counts[:used]).astype(np.float32)

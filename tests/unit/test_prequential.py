@@ -211,10 +211,10 @@ def test_items_learn_from_the_vector_and_the_history_before_each_event() -> None
 
 
 def test_a_new_item_counts_among_the_users_own() -> None:
-    """Somebody who takes a thing that the model does not know, again and again, and something else once."""
+    """Somebody who takes a thing that the model does not know, again and again, and something else twice."""
     events = [
         Shown(time_ms, 2, b"u", orjson.dumps({"user_id": "u", "item_id": item, "timestamp": time_ms}))
-        for n, item in enumerate(["item-1", *["item-13"] * 9])
+        for n, item in enumerate(["item-1", "item-1", *["item-13"] * 9])
         for time_ms in [START_MS + n * DAY_MS]
     ]
     variants = {
@@ -224,7 +224,7 @@ def test_a_new_item_counts_among_the_users_own() -> None:
             ("live", LiveItems(FakeEncoder(items(12)), 13, rate=0, new_items_max=1)),
         )
     }
-    found = judged(events, events[3].timestamp_ms, variants=variants).results
+    found = judged(events, events[5].timestamp_ms, variants=variants).results
     assert {row.ranker: row.mrr10 for row in found if row.ranker in variants} == {"encoder": 0.0, "live": 1.0}
 
 
