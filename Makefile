@@ -52,7 +52,7 @@ lint: $(VENV)/.dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
-# Not in CI: it asks an advisory service on the network, from an environment of its own.
+# In CI only with HEADWATER_CI_AUDIT=1: it asks an advisory service on the network, from an environment of its own.
 audit: $(VENV)/.dev
 	$(PYTHON) -m venv $(VENV)/audit
 	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit

@@ -122,8 +122,9 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     repeat_weight: Annotated[float, Meta(ge=0, le=limits.boost_max)] | None = None
     """Where seen items are kept: this times log(1 + an item's count in the history) on its score; else the weight that
     was chosen for the model, or 2."""
-    covisitation: bool = True
-    """Whether what users went on to after an item moves it up, where weights were chosen for the model."""
+    covisitation: bool = False
+    """Whether what users went on to after an item moves it up, where weights were chosen for the model. What it brings
+    depends on the data (infra/docs/QUALITY.md); an event then costs the core almost twice as much."""
     diversity: Annotated[float, Meta(ge=0, le=1)] = 0.0
     """0: the best scores; towards 1: the more unlike each other the items of a list."""
     category_items_max: Annotated[int, Meta(ge=0, le=limits.list_items_max)] = 0

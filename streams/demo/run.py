@@ -113,8 +113,9 @@ def run(settings: Settings, options: DemoOptions, stopping: Callable[[], bool], 
 
 
 def _local(settings: Settings) -> Settings:
-    """A worker for this machine: a port of its own, and quick with the embedded broker."""
-    own = msgspec.structs.replace(settings.worker, web_port=claim_port(0), fetch_wait_ms=_FETCH_WAIT_MS)
+    """A worker for this machine: a port of its own, quick with the embedded broker, every source fused."""
+    given = {"web_port": claim_port(0), "fetch_wait_ms": _FETCH_WAIT_MS, "covisitation": True}
+    own = msgspec.structs.replace(settings.worker, **given)
     return msgspec.structs.replace(settings, worker=own)
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 __all__ = ["before_and_after", "summary_table"]
 
-_COLUMN_CHARS: Final = 36
+_COLUMN_CHARS: Final = 33
 
 
 def before_and_after(
@@ -22,14 +22,15 @@ def before_and_after(
     old = [item["item_id"] for item in before["items"]] if before else []
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("", justify="right")
-    for heading, style in (("before", ""), ("after", ""), ("because of", "dim")):
+    for heading, style in (("before", ""), ("after", ""), ("source", "dim"), ("because of", "dim")):
         table.add_column(heading, style=style, no_wrap=True, overflow="ellipsis", max_width=_COLUMN_CHARS)
     for place, item in enumerate(after["items"]):
         was = old[place] if place < len(old) else ""
         new = item["item_id"] not in old
         name = _title(titles, item["item_id"])
         because = ", ".join(_title(titles, cause) for cause in item["because"])
-        table.add_row(str(place + 1), _title(titles, was), f"[green]+ {name}[/]" if new else f"  {name}", because)
+        shown = f"[green]+ {name}[/]" if new else f"  {name}"
+        table.add_row(str(place + 1), _title(titles, was), shown, item["source"], because)
     console.print(table)
 
 

@@ -66,7 +66,7 @@ def test_live_and_replay_agree_on_co_visitation(embedded: str, tmp_path: Path) -
     shutil.copytree(DEFAULT_ARTEFACT, model)
     weights = CoVisitationWeights(weight=3.0, scale=1_000.0, new_items=0.0)
     write_fusion(model, Fusion(repeat_weight=0.0, covisitation=weights))
-    settings = new_settings(embedded, tmp_path, seen_items="drop", model_dir=str(model))
+    settings = new_settings(embedded, tmp_path, seen_items="drop", covisitation=True, model_dir=str(model))
     create_topics(settings)
     rng = random.Random(6)
     items = [*ITEMS[:300], *(f"new-{n}" for n in range(30))]

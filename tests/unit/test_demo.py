@@ -21,7 +21,14 @@ def recorder(*, terminal: bool = False) -> Console:
 
 
 def listed(*items: tuple[str, list[str]]) -> dict[str, Any]:
-    return {"items": [{"item_id": item_id, "because": because} for item_id, because in items]}
+    """Of the encoder's first choice, and of what goes with what the household took."""
+    sources = ["encoder", *["co-visitation"] * len(items)]
+    return {
+        "items": [
+            {"item_id": item_id, "source": source, "because": because}
+            for (item_id, because), source in zip(items, sources, strict=False)
+        ]
+    }
 
 
 def rows(console: Console) -> list[list[str]]:
@@ -60,10 +67,10 @@ def test_two_lists_stand_side_by_side_with_what_is_new_marked() -> None:
     after = listed(("p2", ["p1", "p9"]), ("p3", ["p2"]), ("p4", []))
     before_and_after(before, after, TITLES, console)
     assert rows(console) == [
-        ["before", "after", "because of"],
-        ["1", "Milk", "Tea", "Milk, p9"],
-        ["2", "Tea", "+ Bread", "Tea"],
-        ["3", "+ p4"],
+        ["before", "after", "source", "because of"],
+        ["1", "Milk", "Tea", "encoder", "Milk, p9"],
+        ["2", "Tea", "+ Bread", "co-visitation", "Tea"],
+        ["3", "+ p4", "co-visitation"],
     ]
 
 
@@ -78,16 +85,16 @@ def test_new_items_are_green() -> None:
 def test_a_first_list_is_all_new() -> None:
     console = recorder()
     before_and_after(None, listed(("p1", []), ("p2", ["p1"])), TITLES, console)
-    assert rows(console)[1:] == [["1", "+ Milk"], ["2", "+ Tea", "Milk"]]
+    assert rows(console)[1:] == [["1", "+ Milk", "encoder"], ["2", "+ Tea", "co-visitation", "Milk"]]
 
 
 def test_long_titles_are_cut_not_wrapped() -> None:
     console = recorder()
     before_and_after(None, listed(("p1", ["p1"])), {"p1": "Milk of a very long name " * 9}, console)
     _, row = rows(console)
-    assert len(row) == 3
+    assert len(row) == 4
     assert row[1].endswith("…")
-    assert all(len(cell) <= 36 for cell in row)
+    assert all(len(cell) <= 33 for cell in row)
 
 
 def report(**fields: Any) -> dict[str, Any]:
@@ -122,7 +129,6 @@ def test_the_summary_names_every_figure_with_its_unit() -> None:
 
 
 def test_brackets_in_a_title_are_no_markup() -> None:
-    listed = {"items": [{"item_id": "1", "because": []}]}
     console = Console(record=True, width=120)
-    before_and_after(None, listed, {"1": "Soup [/] of [bold] the day"}, console)
+    before_and_after(None, listed(("1", [])), {"1": "Soup [/] of [bold] the day"}, console)
     assert "Soup [/] of [bold] the day" in console.export_text()
