@@ -20,15 +20,11 @@ from rich.table import Table
 
 from infra.broker import BrokerKind
 from models.runtime import OnnxEncoder
-from operators.batches import Chunk, UserKey, decode_chunks
-from operators.candidates.popularity import Popularity
-from operators.process import process_batch
-from operators.ranking import Policy
-from operators.state import UserState
+from operators.batches import Chunk, UserKey
+from streams.bench.ceilings import through_the_core
 from streams.bench.lab import PURCHASE, Backlog, BenchError, backlog_of, fill_topics, laboratory, read_purchases
 from streams.bench.runs import run_headwater
 from streams.bench.summary import machine, setting, spread_of, versions
-from streams.clock import now_ms
 from streams.store import StateStore
 
 __all__ = ["ReplayOptions", "backfill", "run", "show"]
@@ -93,27 +89,11 @@ def run(options: ReplayOptions, echo: Echo) -> dict[str, Any]:
 def backfill(backlog: Backlog, batch_events: int, reading_s: float) -> dict[str, float]:
     """Every event through the core and all states into a new store; seconds include the reading of the events."""
     encoder = OnnxEncoder(providers="cpu")
-    states: dict[UserKey, UserState] = {}
-    popularity: defaultdict[int, Popularity] = defaultdict(Popularity)
     values: dict[UserKey, bytes] = {}
     final: dict[UserKey, bytes] = {}
     lists = folded = 0
-    begun_ms = now_ms()
     began = time.perf_counter()
-    for chunks in _batches(backlog, batch_events):
-        batch = decode_chunks(chunks, begun_ms)
-        for user in batch.users:
-            states.setdefault(user, UserState())
-        effects = process_batch(
-            batch,
-            states,
-            popularity,
-            encoder,
-            Policy(),
-            topics=("view", "click", "purchase"),
-            withdrawn=frozenset(),
-            now_ms=begun_ms,
-        )
+    for effects in through_the_core(encoder, _batches(backlog, batch_events)):
         folded += effects.counts.folded
         lists += len(effects.lists)
         values.update((put.user, put.value) for put in effects.puts)

@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -14,7 +14,7 @@ from operators import limits
 from operators.batches import Chunk, UserKey, decode_chunks
 from operators.candidates.popularity import Popularity
 from operators.events import JSON_HEADERS
-from operators.interest import Job, PackedJobs, pack_jobs
+from operators.interest import EVENT_TYPES, Job, PackedJobs, pack_jobs
 from operators.process import Effects, process_batch
 from operators.ranking import Policy
 from operators.state import UserState
@@ -33,6 +33,7 @@ __all__ = [
     "produce_per_s",
     "recorded_batches",
     "state_per_s",
+    "through_the_core",
 ]
 
 _SECONDS_MIN: Final = 1.0
@@ -95,24 +96,25 @@ def _packed(encoder: OnnxEncoder, chunks: Sequence[Chunk]) -> PackedJobs:
     return pack_jobs(jobs, encoder.hidden_width)[1]
 
 
-def core_alone(encoder: OnnxEncoder, batches: Sequence[Sequence[Chunk]]) -> Core:
-    """``decode_chunks`` and ``process_batch``, states in memory, no I/O."""
+def through_the_core(encoder: OnnxEncoder, batches: Iterable[Sequence[Chunk]]) -> Iterator[Effects]:
+    """Each batch through ``decode_chunks`` and ``process_batch``, states in memory, no I/O."""
     states: dict[UserKey, UserState] = {}
     popularity: defaultdict[int, Popularity] = defaultdict(Popularity)
-    effects: list[Effects] = []
     begun_ms = now_ms()
-    began = time.perf_counter()
     for chunks in batches:
         batch = decode_chunks(chunks, begun_ms)
         for user in batch.users:
             if user not in states:
                 states[user] = UserState()
-        topics = ("view", "click", "purchase")
-        effects.append(
-            process_batch(
-                batch, states, popularity, encoder, Policy(), topics=topics, withdrawn=frozenset(), now_ms=begun_ms
-            )
+        yield process_batch(
+            batch, states, popularity, encoder, Policy(), topics=EVENT_TYPES, withdrawn=frozenset(), now_ms=begun_ms
         )
+
+
+def core_alone(encoder: OnnxEncoder, batches: Sequence[Sequence[Chunk]]) -> Core:
+    """How fast ``through_the_core`` is."""
+    began = time.perf_counter()
+    effects = list(through_the_core(encoder, batches))
     seconds = time.perf_counter() - began
     events = sum(done.counts.folded for done in effects)
     return Core(Rate(events / seconds, sum(len(done.lists) for done in effects) / seconds), effects)

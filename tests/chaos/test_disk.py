@@ -17,6 +17,7 @@ from streams.chaos.stage import staged
 from streams.settings import BrokerSettings
 from streams.worker_process import WorkerProcess
 from tests.integration.harness import create_topics, new_settings
+from tests.last_words import the_only_error
 
 _ENDS_S_MAX: Final = 60.0
 _DISK: Final = "data-worker-0"
@@ -90,11 +91,7 @@ def test_the_worker_ends_with_one_line_and_nothing_is_lost(kafka: str, tmp_path:
                     assert worker.process.wait(_ENDS_S_MAX) == 1
                 time.sleep(1)
                 load.finish()
-            errors = [line for line in worker.log().decode().splitlines() if " streams." in line and " ERROR " in line]
-            assert len(errors) == 1, worker.log_tail()
-            for told in (str(disk), cause, remedy):
-                assert told in errors[0]
-            assert b"Traceback" not in worker.log()
+            the_only_error(worker.log(), str(disk), cause, remedy)
             judged = judged_in_the_end(stage, load, print)
             assert judged.problems == []
             assert (judged.verdict.lost, judged.verdict.doubled) == (0, 0)

@@ -23,6 +23,7 @@ from streams.clients.kafka import admin
 from streams.clients.produce import produce
 from streams.clients.topics import create_topics
 from streams.settings import Settings, load_settings
+from tests.last_words import the_only_error
 
 pytestmark = pytest.mark.kafka
 
@@ -232,13 +233,7 @@ def test_a_worker_that_loses_a_right_ends_with_one_line_and_loses_nothing(
 
 def check_last_words(log_file: Path, grant: Grant) -> None:
     """One line, which names what is missing and says what to do."""
-    said = log_file.read_text()
-    errors = [line for line in said.splitlines() if " ERROR " in line and "GroupCoordinatorNotAvailable" not in line]
-    assert len(errors) == 1, said
-    assert "Traceback" not in said
-    assert grant.name in errors[0]
-    assert "user 'worker'" in errors[0]
-    assert "headwater topics acls worker --apply" in errors[0]
+    the_only_error(log_file.read_bytes(), grant.name, "user 'worker'", "headwater topics acls worker --apply")
 
 
 def _events_of(guarded: Guarded, user: str) -> int:

@@ -24,6 +24,7 @@ from tests.integration.harness import (
     run,
     wait_settled,
 )
+from tests.last_words import the_only_error
 
 _USERS = 20
 _NOTICED_S_MAX = 45.0
@@ -50,11 +51,7 @@ def _counts(settings: Settings) -> list[int]:
 def _the_only_error(worker: WorkerProcess, topic: str) -> str:
     """What the worker, which ends by itself, says of the topic."""
     assert worker.process.wait(_NOTICED_S_MAX) == 1, worker.log_tail()
-    assert b"Traceback" not in worker.log()
-    errors = [line for line in worker.log().decode().splitlines() if " streams." in line and " ERROR " in line]
-    assert len(errors) == 1, worker.log_tail()
-    assert topic in errors[0]
-    return errors[0]
+    return the_only_error(worker.log(), topic)
 
 
 def _under_another_app(settings: Settings) -> Settings:
