@@ -126,10 +126,10 @@ class States:
         return self._popularity
 
     def require_known(self, partitions: Iterable[int]) -> None:
-        """Make sure that the states of open partitions whose events the group has committed are there.
+        """Make sure that the states of open partitions whose events the group has committed are there, and of them.
 
         Raises:
-            SourceError: the changelog that they were in is gone.
+            SourceError: the changelog that they were in is gone, or they are of another topic of the same name.
         """
         for partition in partitions:
             require_known(self._store.get(partition, SOURCES_KEY), self._sources, partition)

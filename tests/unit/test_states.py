@@ -153,6 +153,9 @@ def test_states_that_lack_what_the_group_has_committed_are_refused(store: StateS
     ((partition, key, value),) = states.due_snapshots(100)
     store.write(partition, [(key, value)], 0)
     states.require_known([1])
+    anew = States(store, PARTITIONS, 10, sources={"view": "id-9", "app-users-changelog": "id-2"})
+    with pytest.raises(SourceError, match=r"view.*deleted and made anew"):  # before there is an event to fold
+        anew.require_known([1])
     States(store, PARTITIONS, 10).require_known([0])  # on a broker without ids
 
 
