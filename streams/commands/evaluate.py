@@ -124,8 +124,11 @@ def prequential(
         float | None, typer.Option("--repeat-weight", help="Of what the user took before; else the model's, or 2.")
     ] = None,
     covisitation: Annotated[
-        bool, typer.Option("--covisitation/--no-covisitation", help="Where the model has weights for it.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--covisitation/--no-covisitation", help="With the weights that the model has for it; else by settings."
+        ),
+    ] = None,
     partitions: Annotated[int, typer.Option("--partitions", min=1, help="Of the event topics.")] = 8,
     choose: Annotated[
         bool, typer.Option("--choose", help="On the validation period: try weights, and put the best into --model.")
@@ -166,7 +169,7 @@ def prequential(
         "seen_items": seen,
         "explain": False,
         "repeat_weight": repeats,
-        "covisitation": covisitation and not choose,
+        "covisitation": not choose and (worker.covisitation if covisitation is None else covisitation),
     }
     policy = policy_of(msgspec.structs.replace(worker, **given), encoder.fusion)
     tried = choose_fusion.variants(policy) if choose else {}
