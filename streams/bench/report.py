@@ -219,15 +219,19 @@ def _peers_lines(result: Result) -> list[str]:
             each["name"],
             _with_spread(each["events_per_s"], each["events_per_s_spread"]),
             _with_spread(each["lists_per_s"], each["lists_per_s_spread"]),
+            f"{each['lists_per_s'] / each['events_per_s']:.2g}",
             f"{each['ratio_headwater']:g}",
             each["survives_by"],
         ]
         for each in result["contenders"]
     ]
     notes = [f"Absent, not installed: {name}." for name in result["absent"]]
-    notes += [f"No figure: {name}: {why}." for name, why in {**result["failed"], **result["not_written"]}.items()]
-    header = ("", "events/s", "lists/s", "Headwater is ... times", "state survives by")
-    note = "In micro-batches (Headwater, bytewax batch, bare loop) a user's events share a list: compare lists/s too."
+    notes += [f"No figure: {name}: {why}." for name, why in result["failed"].items()]
+    header = ("", "events/s", "lists/s", "lists per event", "Headwater is ... times", "state survives by")
+    note = (
+        "In micro-batches (Headwater, bytewax batch, Pathway, bare loop) a user's events share a list, so that fewer"
+        " lists than events are sent: compare lists/s too. Pathway decides its batches itself."
+    )
     return [
         note,
         "",

@@ -12,6 +12,7 @@ from streams.bench.lab import BenchError
 from streams.bench.latency import QUANTILES, STAGES
 from streams.bench.peers.contest import PEERS, REQUIREMENTS, PeersOptions, _interpreter, _summary
 from streams.bench.peers.job import Interaction, Update, new_job
+from streams.bench.peers.pathway_flow import combiner
 from streams.bench.targets import TARGETS, judge
 
 ABOUT: dict[str, Any] = {
@@ -20,6 +21,8 @@ ABOUT: dict[str, Any] = {
     "machine": {"cores": 2, "cpu": "x", "memory_gb": 24.0, "python": "3.11"},
     "measured_at": "today",
 }
+
+_ITEMS = ["1082185", "995242", "no such item", "1029743"]
 
 
 def _load(load: float, p50: float) -> dict[str, Any]:
@@ -58,7 +61,6 @@ RESULTS: dict[str, dict[str, Any]] = {
         "contenders": [_contender("headwater", 20_000, 1.0), _contender("naive Faust agent", 500, 40.0)],
         "absent": ["quixstreams, exactly once"],
         "failed": {},
-        "not_written": {},
     },
     "scale-workers": {
         **ABOUT,
@@ -153,8 +155,7 @@ def test_ratios_are_of_the_same_round() -> None:
 @pytest.mark.parametrize("name", ["encoder", "state"])
 def test_the_peers_job_is_the_same_in_batches_and_one_at_a_time(name: Any) -> None:
     job, batches = new_job(name), new_job(name)
-    items = ["1082185", "995242", "no such item", "1029743"]
-    events = [Interaction(item, 1_700_000_000_000 + 60_000 * n, 0, n) for n, item in enumerate(items)]
+    events = [Interaction(item, 1_700_000_000_000 + 60_000 * n, 0, n) for n, item in enumerate(_ITEMS)]
     stored: bytes | None = None
     for event in events:
         ((stored, one),) = job.run([Update(stored, "7", [event])])
@@ -165,7 +166,22 @@ def test_the_peers_job_is_the_same_in_batches_and_one_at_a_time(name: Any) -> No
     assert stored is not None
     assert abs(len(stored) - len(at_once)) <= 4
     if name == "state":
-        assert [item["item_id"] for item in lists[0]] == items[::-1]
+        assert [item["item_id"] for item in lists[0]] == _ITEMS[::-1]
+
+
+@pytest.mark.parametrize("name", ["encoder", "state"])
+def test_a_pathway_reducer_does_the_job_whatever_the_order_of_a_batch(name: Any) -> None:
+    combine, job = combiner(new_job(name)), new_job(name)
+    events = [Interaction(item, 1_700_000_000_000 + 60_000 * n, 3, 9 + n) for n, item in enumerate(_ITEMS)]
+    rows = [(["7", *event], 1) for event in events]
+    state = combine(combine(None, [rows[1], rows[2], rows[0]]), rows[3:])
+    ((stored, _),) = job.run([Update(None, "7", events[:3])])
+    ((stored, ranked),) = job.run([Update(stored, "7", events[3:])])
+    assert state[0] == stored
+    lists = [orjson.loads(value) for value in (state[1], ranked)]
+    for each in lists:
+        del each["generated_at"]
+    assert lists[0] == lists[1]
 
 
 def test_scale_names_what_is_synthetic() -> None:

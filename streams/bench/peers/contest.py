@@ -21,6 +21,7 @@ from rich.table import Table
 from infra.broker import BrokerKind
 from streams.bench.history import SETTINGS as HISTORY_SETTINGS
 from streams.bench.lab import (
+    PURCHASE,
     Backlog,
     BenchError,
     Lab,
@@ -42,6 +43,7 @@ __all__ = ["PEERS", "REQUIREMENTS", "Peer", "PeersOptions", "install", "run", "s
 REQUIREMENTS: Final[Mapping[str, str]] = {
     "peer-quix": "quixstreams>=3.28,<4",
     "peer-bytewax": "bytewax[kafka]>=0.21,<0.22",
+    "peer-pathway": "pathway>=0.33,<0.34",
 }
 """Extra -> what it brings; the same as in pyproject.toml."""
 
@@ -85,6 +87,14 @@ PEERS: Final = (
         "bytewax",
         one_at_a_time=False,
         survives="snapshots on disk",
+    ),
+    Peer(
+        "Pathway, stateful reducer",
+        "streams.bench.peers.pathway_flow",
+        extra="peer-pathway",
+        package="pathway",
+        one_at_a_time=False,
+        survives="its input on disk, run again",
     ),
     Peer(
         "bare confluent-kafka and rocksdict",
@@ -178,7 +188,6 @@ def run(options: PeersOptions, echo: Echo) -> dict[str, Any]:
         "contenders": [_summary(name, of_peer, rates["headwater"]) for name, of_peer in rates.items()],
         "absent": [peer.name for peer in PEERS if peer not in present],
         "failed": failed,
-        "not_written": {"Pathway": "no agent is written for it"},
         "events": options.events,
         "naive_events": options.naive_events,
         "rounds": options.rounds,
@@ -201,18 +210,26 @@ def _headwater(lab: Lab, backlog: Backlog, options: PeersOptions, number: int, e
 
 
 async def _run_peer(lab: Lab, peer: Peer, backlog: Backlog, options: PeersOptions, number: int) -> dict[str, float]:
-    partitions = len(backlog.records)
     name = f"peer-{PEERS.index(peer)}-{number}"
+    config = await _prepare(lab, peer, backlog, options, name)
+    with lab.running(name, _command(peer, config, options.cache), subprocess_environment({})) as process:
+        return _figures(await _wait_for_lists(lab, config.recommendations, backlog, process), backlog)
+
+
+async def _prepare(lab: Lab, peer: Peer, backlog: Backlog, options: PeersOptions, name: str) -> PeerConfig:
+    partitions = len(backlog.records)
     lists = f"{name}-lists"
     specs = [TopicSpec(lists, partitions, {"cleanup.policy": "delete", **lab.list_config})]
     if peer.package == "faust-streaming":
         specs.append(TopicSpec(changelog_topic(name), partitions, {"cleanup.policy": "compact"}))
     await lab.create(specs)
-    config = PeerConfig(name, lab.address, backlog.topics[2], lists, partitions, str(lab.home / name), job=options.job)
-    interpreter = str(_interpreter(peer, options.cache))
-    command = [interpreter, *python("-m", peer.module, msgspec.json.encode(config).decode(), *peer.arguments)[1:]]
-    with lab.running(name, command, subprocess_environment({})) as process:
-        return _figures(await _wait_for_lists(lab, lists, backlog, process), backlog)
+    topic = backlog.topics[PURCHASE]
+    return PeerConfig(name, lab.address, topic, lists, partitions, str(lab.home / name), job=options.job)
+
+
+def _command(peer: Peer, config: PeerConfig, cache: Path) -> list[str]:
+    interpreter = str(_interpreter(peer, cache))
+    return [interpreter, *python("-m", peer.module, msgspec.json.encode(config).decode(), *peer.arguments)[1:]]
 
 
 async def _wait_for_lists(lab: Lab, topic: str, backlog: Backlog, process: Process) -> Measured:
@@ -286,6 +303,6 @@ def show(result: Mapping[str, Any]) -> None:
     console.print(table)
     for name in result["absent"]:
         console.print(f"absent: {name}; headwater bench peers --install")
-    for name, reason in {**result["failed"], **result["not_written"]}.items():
+    for name, reason in result["failed"].items():
         console.print(f"no figure: {name}: {reason}")
     console.print(f"job {result['job']}: {setting(result)}")
