@@ -33,7 +33,8 @@ def main() -> None:
     flow = _flow(config, new_job(config.job), sys.argv[2] == "batch")
     directory = Path(config.data_dir)
     directory.mkdir(parents=True, exist_ok=True)
-    init_db_dir(directory, 1)
+    if not any(directory.iterdir()):
+        init_db_dir(directory, 1)
     cli_main(flow, epoch_interval=timedelta(seconds=_EPOCH_S), recovery_config=RecoveryConfig(str(directory)))
 
 
