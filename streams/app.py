@@ -237,10 +237,19 @@ class Worker:
                 await asyncio.wait_for(self.app.chunk_consumer.leave_group(), _LEAVE_TIMEOUT_S)
 
     async def stop(self) -> None:
-        """Finish what is in work, commit, leave the group, close everything."""
+        """Finish what is in work, commit, leave the group, close everything.
+
+        Raises:
+            FencedError: the group has gone on without this worker: there is nothing that it could finish.
+        """
         for task in self._tasks:
             task.cancel()
-        await self.app.stop()
+        leaving, over = asyncio.ensure_future(self.app.stop()), asyncio.ensure_future(self.app.lease.over())
+        await asyncio.wait([leaving, over], return_when=asyncio.FIRST_COMPLETED)
+        over.cancel()
+        if not leaving.done():  # Faust would join the group again to commit to it
+            raise FencedError
+        leaving.result()
         await self.engine.stop()
         await self.catalog_follower.stop()
         await self.web.stop()
@@ -338,8 +347,16 @@ async def _serve(settings: Settings) -> None:
         await worker.leave()
         _exit_now(0)
     starting.result()
-    await worker.wait()
-    await worker.stop()
+    try:
+        await worker.wait()
+        await worker.stop()
+    except FencedError:
+        if not worker.stopping.is_set():
+            raise
+        log.warning(
+            "stopped; its partitions have gone to another worker, because it was stopped or cut off for longer than"
+            " worker.session_timeout_s: that one does again what was in work"
+        )
 
 
 async def _serve_or_exit(settings: Settings) -> NoReturn:

@@ -53,6 +53,11 @@ class SessionLease:
         """Whether the broker must still count this worker as a member."""
         return not self.is_over and self._clock() < self._until
 
+    async def over(self) -> None:
+        """Return when the broker has said that this member is none any more."""
+        while not self.is_over:  # noqa: ASYNC110  # the consumer notes it
+            await asyncio.sleep(_WAIT_S)
+
     def watch(self, coordinator: Any) -> None:
         """Follow what an aiokafka group coordinator sends and is answered."""
         send = coordinator._send_req

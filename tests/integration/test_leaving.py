@@ -9,11 +9,30 @@ import pytest
 
 from infra import broker
 from operators import limits
-from tests.integration.harness import WorkerProcess, create_topics, new_settings
+from streams.chaos.readback import final_states
+from streams.settings import Settings
+from tests.integration.harness import (
+    Producer,
+    WorkerProcess,
+    create_topics,
+    ends_of,
+    events_of_users,
+    new_settings,
+    run,
+    wait_settled,
+)
 
 _ATTEMPTS = 5
+_USERS = 20
+_SOON_S = 10.0
+"""Before it would be ended without order."""
 _SPARE_S = 20.0
 """Of a loaded machine."""
+
+
+def _send(settings: Settings, topic: str) -> dict[tuple[str, int], int]:
+    """An event of every user; returns where the partitions end."""
+    return ends_of(run(Producer(settings).send(events_of_users(topic, _USERS))))
 
 
 @pytest.mark.kafka
@@ -47,3 +66,26 @@ def test_a_worker_whose_broker_is_silent_ends_in_time(tmp_path: Path) -> None:
             finally:
                 os.kill(frozen.pid, signal.SIGCONT)
             assert "has not ended in good order within" in worker.last_words()
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("delivery", ["at_least_once", pytest.param("exactly_once", marks=pytest.mark.slow)])
+def test_a_worker_that_wakes_up_without_its_partitions_is_stopped_at_once(
+    kafka: str, tmp_path: Path, delivery: str
+) -> None:
+    """It has nothing to finish, and hears only while it stops that the group has gone on without it."""
+    settings = new_settings(kafka, tmp_path, delivery=delivery, session_timeout_s=2.0)
+    create_topics(settings)
+    with WorkerProcess(settings, tmp_path).start().wait_ready() as worker:
+        wait_settled(settings, _send(settings, settings.topics.view), 60, [worker])
+        worker.suspend()
+        with WorkerProcess(settings, tmp_path, "another").start().wait_ready() as another:
+            wait_settled(settings, _send(settings, settings.topics.purchase), 60, [another])
+            worker.process.send_signal(signal.SIGTERM)
+            worker.resume()
+            assert worker.process.wait(limits.stop_max_s - _SOON_S) == 0, worker.log_tail()
+            assert b" ERROR streams." not in worker.log()
+            assert b"its partitions have gone to another worker" in worker.log(), worker.log_tail()
+            assert another.terminate() == 0
+    assert [state.events_count for state in final_states(settings).values()] == [2] * _USERS
