@@ -4,26 +4,17 @@ import asyncio
 import contextlib
 import gc
 import logging
-import os
-import signal
 import sys
-import threading
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import (
-    GroupAuthorizationFailedError,
-    KafkaError,
-    TopicAuthorizationFailedError,
-    TransactionalIdAuthorizationFailed,
-)
+from aiokafka.errors import KafkaError
 
-from models.errors import ModelError
 from models.failover import FailoverEncoder
 from models.runtime import OnnxEncoder
 from operators import limits
@@ -32,28 +23,26 @@ from streams.agents import add_agent
 from streams.catalog import Catalog, CatalogFollower
 from streams.checkpoint import Checkpoint, Targets
 from streams.clients.acls import require
-from streams.clients.errors import ClientError
 from streams.connection import client_arguments, has_transactions, new_app, new_changelog_consumer
 from streams.engine import Engine
 from streams.intake import Intake
-from streams.logs import RepeatFilter
 from streams.loop_consumer import hand_on_parsed_records
 from streams.metrics import Metrics
 from streams.policy import policy_of
 from streams.progress import RestoreProgress
-from streams.reach import not_allowed, why_unreachable
-from streams.resources import SystemLimitError, explained, open_files_of_partition
+from streams.reach import why_unreachable
+from streams.resources import open_files_of_partition
 from streams.restore import Restorer
-from streams.settings import Settings, SettingsError
-from streams.sources import SourceError, TopicWatch, sources_of
+from streams.settings import Settings
+from streams.sources import TopicWatch, sources_of
 from streams.states import States
-from streams.store import StateStore, StoreError
+from streams.store import StateStore
 from streams.table import UserTable
 from streams.topics import changelog_topic, partition_errors
 from streams.transactions import FencedError
 from streams.web import WebServer
 
-__all__ = ["Worker", "WorkerError", "run_worker"]
+__all__ = ["Worker", "WorkerError"]
 
 log = logging.getLogger(__name__)
 
@@ -61,24 +50,10 @@ _START_TIMEOUT_S = 60.0
 _LEAVE_TIMEOUT_S = 3.0
 _GC_THRESHOLDS = (20_000, 20, 20)
 _SWITCH_INTERVAL_S = 0.0005
-_NOT_ALLOWED = (TopicAuthorizationFailedError, GroupAuthorizationFailedError, TransactionalIdAuthorizationFailed)
 
 
 class WorkerError(RuntimeError):
     """The worker cannot start, or had to stop; the message says why and what to do."""
-
-
-_EXPLAINED = (
-    WorkerError,
-    ModelError,
-    StoreError,
-    SystemLimitError,
-    SourceError,
-    SettingsError,
-    ClientError,
-    FencedError,
-)
-"""Their message says everything."""
 
 
 class Worker:
@@ -89,6 +64,7 @@ class Worker:
         self.metrics = Metrics()
         self._pseudonyms = settings.privacy.pseudonyms()
         self.stopping = asyncio.Event()
+        """Set by whoever wants it to stop."""
         self._crash: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._write_thread = ThreadPoolExecutor(1, "headwater-store")
         self._tasks: list[asyncio.Task[Any]] = []
@@ -199,14 +175,6 @@ class Worker:
     def is_ready(self) -> bool:
         """Whether events are being processed."""
         return not self.app.rebalancing and self.app.chunk_consumer.flow_active and bool(self.store.partitions)
-
-    def ask_to_stop(self) -> None:
-        """Set ``stopping``; from now on the process ends within ``limits.stop_max_s``, whatever the broker does."""
-        if not self.stopping.is_set():
-            self.stopping.set()
-            bound = threading.Timer(limits.stop_max_s, _stop_unfinished)
-            bound.daemon = True
-            bound.start()
 
     async def wait(self) -> None:
         """Return when ``stopping`` is set.
@@ -332,86 +300,3 @@ def _tune_interpreter() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
-
-
-async def _serve(settings: Settings) -> None:
-    worker = Worker(settings)
-    loop = asyncio.get_running_loop()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, worker.ask_to_stop)
-    starting = asyncio.create_task(worker.start(), name="headwater-start")
-    stopped_early = asyncio.create_task(worker.stopping.wait())
-    await asyncio.wait([starting, stopped_early], return_when=asyncio.FIRST_COMPLETED)
-    if not starting.done():
-        log.info("stopped while starting")
-        await worker.leave()
-        _exit_now(0)
-    starting.result()
-    try:
-        await worker.wait()
-        await worker.stop()
-    except FencedError:
-        if not worker.stopping.is_set():
-            raise
-        log.warning(
-            "stopped; its partitions have gone to another worker, because it was stopped or cut off for longer than"
-            " worker.session_timeout_s: that one does again what was in work"
-        )
-
-
-async def _serve_or_exit(settings: Settings) -> NoReturn:
-    """Serve, then end the process here; after an error at once.
-
-    An orderly stop of what has failed could only wait, as Faust's services do for each other, and nothing needs
-    it: whatever was not settled was not acknowledged.
-    """
-    try:
-        await _serve(settings)
-    except _EXPLAINED as error:
-        log.error("%s", error)
-    except _NOT_ALLOWED as error:
-        log.error("%s", not_allowed(settings.broker, error))
-    except KafkaError as error:
-        log.error(
-            "the broker refused a request of the worker: %s; nothing of the batch in work was acknowledged."
-            " Mend the cause and start again",
-            error,
-        )
-    except OSError as error:
-        log.error("the system refused something: %s; nothing of the batch in work was acknowledged", explained(error))
-    except Exception:
-        log.exception("the worker had to stop; nothing of the batch in work was acknowledged")
-    else:
-        _exit_now(0)  # a thread may still wait for the broker, with nothing to finish
-    _exit_now(1)
-
-
-def _is_not_explained(record: logging.LogRecord) -> bool:
-    """Keep out what the client and Faust's services log, one after the other, of what ends the worker in one line."""
-    if record.exc_info is not None and isinstance(record.exc_info[1], (*_NOT_ALLOWED, *_EXPLAINED)):
-        return False
-    return not (record.name.startswith("aiokafka") and "AuthorizationFailedError" in record.getMessage())
-
-
-def _stop_unfinished() -> None:
-    log.error(
-        "the worker has not ended in good order within %g s: the broker or the disk does not answer. Nothing of the"
-        " batch in work was acknowledged",
-        limits.stop_max_s,
-    )
-    _exit_now(1)
-
-
-def _exit_now(status: int) -> NoReturn:
-    logging.shutdown()
-    sys.stderr.flush()
-    os._exit(status)
-
-
-def run_worker(settings: Settings) -> None:
-    """Run one worker until SIGTERM or SIGINT, then end the process: with 0, or with 1 after an error."""
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(_is_not_explained)
-        handler.addFilter(RepeatFilter())
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what this client would say is in our own errors
-    asyncio.run(_serve_or_exit(settings))

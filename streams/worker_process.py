@@ -204,6 +204,6 @@ def main() -> None:
     if order["flush_interval_s"] is not None:
         # Bounds are no settings; this one only moves how much of the state a crash leaves on disk.
         limits.flush_interval_s = order["flush_interval_s"]  # pyright: ignore[reportConstantRedefinition, reportAttributeAccessIssue]
-    from streams.app import run_worker  # noqa: PLC0415  # Faust is not loaded into whoever only starts workers
+    from streams.serving import run_worker  # noqa: PLC0415  # Faust is not loaded into whoever only starts workers
 
     run_worker(msgspec.convert(order["settings"], Settings))

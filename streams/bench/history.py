@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from models.dataset import complete_journey
 from operators.interest import OUT_OF_VOCABULARY, PackedJobs, advance_by_steps
 from streams import app
+from streams.serving import run_worker
 from streams.settings import load_settings
 
 __all__ = ["SETTINGS", "HistoryEncoder", "serve"]
@@ -98,7 +99,7 @@ def serve() -> None:
 
     # The worker knows one kind of encoder, and a benchmark's needs are no reason for it to know two.
     app.OnnxEncoder = without_model  # type: ignore[assignment, misc]  # pyright: ignore[reportAttributeAccessIssue]
-    app.run_worker(load_settings())
+    run_worker(load_settings())
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ _READY_S_MAX: Final = 300.0
 _READY_POLL_S: Final = 0.02
 _STAGE: Final = 'headwater_stage_seconds_sum{stage="'
 _WORKER: Final = (
-    "import logging, sys; logging.basicConfig(level=logging.WARNING); from streams.app import run_worker;"
+    "import logging, sys; logging.basicConfig(level=logging.WARNING); from streams.serving import run_worker;"
     " from streams.settings import load_settings; run_worker(load_settings())"
 )
 

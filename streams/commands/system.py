@@ -103,7 +103,7 @@ def worker(ctx: typer.Context, as_json: Json = False) -> None:
     """Run a worker until Ctrl-C or SIGTERM; --json logs JSON lines."""
     settings = settings_of(ctx)
     _log(as_json)
-    from streams.app import run_worker
+    from streams.serving import run_worker
 
     run_worker(settings)
 
