@@ -36,6 +36,7 @@ _ML1M: Final = TrainConfig(
     dropout=0.2,
     weight_decay=0.01,
     average_steps=300,
+    start="co-occurrence",
     task={"window_events": 200, "batch_events": 8_192, "positions_share": 1.0},
 )
 _AMAZON: Final = TrainConfig(
