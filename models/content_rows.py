@@ -11,7 +11,7 @@ from operators.interest import OUT_OF_VOCABULARY, Encoder
 __all__ = ["content_rows"]
 
 _RIDGE: Final = 10.0
-"""Events' worth of doubt in every attribute."""
+"""Items' worth of doubt in every attribute."""
 
 
 def content_rows(

@@ -16,9 +16,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from models.contenders import Contender, Contenders
 from models.event_histories import TimedRecord, item_of
 from models.list_quality import ListQuality, Occasion, judge_lists
-from models.variants import Variant, Variants
 from operators import limits
 from operators.batches import Chunk, UserKey, decode_chunks
 from operators.candidates.component import Histories, top_rows
@@ -95,7 +95,7 @@ def prequential(
     attributes: Mapping[str, frozenset[str]],
     fresh_bias: float = 0.0,
     partitions: int = 1,
-    variants: Mapping[str, Variant] = MappingProxyType({}),
+    contenders: Mapping[str, Contender] = MappingProxyType({}),
     learn_from_ms: int = 0,
     advance: Callable[[str, float], None] = lambda _what, _share: None,
 ) -> Judgement:
@@ -105,8 +105,8 @@ def prequential(
         fresh_bias: each midnight of the test period every item's score is moved by this times the logarithm of its
             share in the last seven days over its share in all that came before the period.
         partitions: of the event topics: popularity and co-visitation are kept for each of them.
-        variants: further ways to make lists of the same states, by name.
-        learn_from_ms: event time from which the items of variants learn; the model was fitted to what came before.
+        contenders: further ways to make lists of the same states, by name.
+        learn_from_ms: event time from which the items of contenders learn; the model was fitted to what came before.
 
     Raises:
         ValueError: no occasion in the test period.
@@ -116,7 +116,7 @@ def prequential(
     for record in records:
         rows.setdefault(item_of(record), len(rows) + 1)
         users.setdefault(record.key, len(users))
-    beside = Variants(variants, encoder, partitions, learn_from_ms) if variants else None
+    beside = Contenders(contenders, encoder, partitions, learn_from_ms) if contenders else None
     run = _Run(rows, users, encoder, policy, test_start_ms, fresh_bias, partitions, beside)
     done = 0
     for batch in _batches(records, rows, users, test_start_ms, test_end_ms):
@@ -169,7 +169,7 @@ class _Run:
     test_start_ms: int
     fresh_bias: float
     partitions: int
-    variants: Variants | None
+    contenders: Contenders | None
     occasions: list[Occasion] = field(default_factory=list[Occasion])
     lists: dict[str, list[list[int]]] = field(default_factory=lambda: defaultdict(list[list[int]]))
     lagged: dict[str, list[list[int]]] = field(default_factory=lambda: defaultdict(list[list[int]]))
@@ -221,8 +221,8 @@ class _Run:
             self._ask_published(group, fallback)
             published, beside = self.lists[HEADWATER][-1], self.lists["co-visitation"][-1]
             self._note(self.lists, WITH_COVISITATION, fused(published, beside))
-            if self.variants is not None:
-                self._ask_variants(self.variants, group, fallback)
+            if self.contenders is not None:
+                self._ask_contenders(self.contenders, group, fallback)
 
     def _ask_published(self, group: _Group, fallback: list[int]) -> None:
         shown = self._shown[group.user]
@@ -240,10 +240,10 @@ class _Run:
         self._note(self.lagged, "1 event", shown[-2][1] if len(shown) > 1 else fallback)
         self._note(self.lagged, "never", as_of(self.test_start_ms - 1))
 
-    def _ask_variants(self, variants: Variants, group: _Group, fallback: list[int]) -> None:
+    def _ask_contenders(self, contenders: Contenders, group: _Group, fallback: list[int]) -> None:
         key = group.records[0].key
         user = UserKey(partition_of(key, self.partitions), key)
-        for name, lists in variants.lists.items():
+        for name, lists in contenders.lists.items():
             item_ids = lists.get(user)
             self._note(self.lists, name, fallback if item_ids is None else self._rows_of(item_ids))
 
@@ -272,7 +272,7 @@ class _Run:
         )
         states = {user: self._states[user] for user in decoded.users}
         of_users = [states[user] for user in decoded.users]
-        before = self.variants.before(decoded, of_users) if self.variants is not None else None
+        before = self.contenders.snapshot(decoded, of_users) if self.contenders is not None else None
         effects = process_batch(
             decoded,
             states,
@@ -284,8 +284,8 @@ class _Run:
             now_ms=now_ms,
             covisitation=self._followed if self.policy.covisitation else None,
         )
-        if self.variants is not None and before is not None:
-            self.variants.take(decoded, of_users, self._popularity, before)
+        if self.contenders is not None and before is not None:
+            self.contenders.learn_and_rank(decoded, of_users, self._popularity, before)
         times = {group.user: group.time_ms for group in batch}
         for published in effects.lists:
             user = self.users[published.user.key]

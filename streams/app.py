@@ -85,6 +85,10 @@ class Worker:
             encoder.influences(np.zeros(1, np.int64))  # made from the model at the first call: not in the first batch
         log.info("model %s on %s", encoder.version, encoder.provider)
         self._policy = policy_of(worker, encoder.fusion)
+        if worker.covisitation and self._policy.covisitation is None:
+            log.warning(
+                "worker.covisitation is on, and %s has no weights for it: lists are without it", worker.model_dir
+            )
         table_partitions = partitions[changelog_topic(worker.app_id)]
         self.store = StateStore(
             Path(worker.data_dir) / worker.app_id,
@@ -114,7 +118,7 @@ class Worker:
         add_agent(self.app, self.engine, event_types)
         self.app.chunk_consumer.on_revoke_drain(self.engine)
         self.metrics.watched["lag_events"] = self._lag_events
-        self.app.chunk_consumer.on_committed = self.states.require_known
+        self.app.chunk_consumer.check_sources = self.states.check_sources
         self.web = WebServer(worker.web_host, worker.web_port, self.metrics, self.is_ready)
         try:
             await self.web.start()

@@ -45,8 +45,13 @@ class SessionLease:
         self._session_s = session_s
         self._clock = clock
         self._until = 0.0
-        self.is_over = True
-        """Whether the broker has said that this member is none any more."""
+        self._over = asyncio.Event()
+        self._over.set()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the broker has said that this member is none any more, or never that it is one."""
+        return self._over.is_set()
 
     @property
     def holds(self) -> bool:
@@ -54,9 +59,8 @@ class SessionLease:
         return not self.is_over and self._clock() < self._until
 
     async def over(self) -> None:
-        """Return when the broker has said that this member is none any more."""
-        while not self.is_over:  # noqa: ASYNC110  # the consumer notes it
-            await asyncio.sleep(_WAIT_S)
+        """Return when the broker says that this member is none any more; at once where it has."""
+        await self._over.wait()
 
     def watch(self, coordinator: Any) -> None:
         """Follow what an aiokafka group coordinator sends and is answered."""
@@ -75,9 +79,9 @@ class SessionLease:
         """Take in the answer to a request that was sent at ``sent_at``."""
         if error_code in _HOLDS:
             self._until = sent_at + self._session_s
-            self.is_over = False
+            self._over.clear()
         elif error_code in _OVER:
-            self.is_over = True
+            self._over.set()
 
 
 class _Sender(Sender):

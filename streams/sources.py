@@ -63,12 +63,11 @@ def compare(stored: bytes | None, sources: Sources) -> bytes | None:
 
 
 def require_known(stored: bytes | None, sources: Sources, partition: int) -> None:
-    """Refuse states of another topic, or that name none, of a partition of which the group has committed events.
+    """Refuse states that name no source, of a partition of which events were committed: they were in the changelog.
 
     Raises:
-        SourceError: a topic has another id than then; or the changelog, in which they were, is gone or was emptied.
+        SourceError: the changelog is not the one that they were in, or was emptied.
     """
-    compare(stored, sources)
     if stored is None and sources:
         raise SourceError(
             f"the group has committed events of partition {partition}, and the changelog holds no state that was made"

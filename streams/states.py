@@ -2,7 +2,7 @@
 
 import logging
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import Final
@@ -125,14 +125,20 @@ class States:
                 self._snapshot_events[partition] = restored.events
         return self._popularity
 
-    def require_known(self, partitions: Iterable[int]) -> None:
-        """Make sure that the states of open partitions whose events the group has committed are there, and of them.
+    def check_sources(self, partitions: Iterable[int], committed: Container[int]) -> None:
+        """Refuse open partitions whose states are of other topics than there are, before an event is folded.
+
+        Args:
+            committed: partitions of which the group has committed events, so that there are states.
 
         Raises:
-            SourceError: the changelog that they were in is gone, or they are of another topic of the same name.
+            SourceError: a topic was made anew; or the changelog, in which they were, is gone or was emptied.
         """
         for partition in partitions:
-            require_known(self._store.get(partition, SOURCES_KEY), self._sources, partition)
+            stored = self._store.get(partition, SOURCES_KEY)
+            compare(stored, self._sources)
+            if partition in committed:
+                require_known(stored, self._sources, partition)
 
     def covisitation(self, partitions: Iterable[int]) -> Mapping[int, LiveCoVisitation] | None:
         """Co-visitation by partition, restored from the store where the cache has none; None where lists need none."""

@@ -94,8 +94,8 @@ class ChunkConsumer(driver.Consumer):
         self._drain: Drain | None = None
         self.claims: Mapping[TP, int] = {}
         """What ``claim`` committed last."""
-        self.on_committed: Callable[[set[int]], None] = _nothing
-        """Is told of the partitions of which events were committed, before any is fetched; may refuse them."""
+        self.check_sources: Callable[[set[int], set[int]], None] = _nothing
+        """Is told of the partitions, and of those of which events were committed, before any is fetched; may refuse."""
         self._fetching = asyncio.Lock()
         """Held from a fetch until its records are handed on or dropped, and during a seek."""
         self._revocations = 0
@@ -280,16 +280,17 @@ class ChunkConsumer(driver.Consumer):
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         committed = await super().seek_to_committed()
-        self.on_committed(
-            {tp.partition for tp, offset in committed.items() if offset and not self._is_changelog_tp(tp)}
+        of_sources = {tp: offset for tp, offset in committed.items() if not self._is_changelog_tp(TP(*tp))}
+        self.check_sources(
+            {tp.partition for tp in of_sources}, {tp.partition for tp, offset in of_sources.items() if offset}
         )
-        fresh = [tp for tp, offset in committed.items() if not offset and not self._is_changelog_tp(TP(*tp))]
+        fresh = [tp for tp, offset in of_sources.items() if not offset]
         if fresh:
             await self._thread.seek_to_beginning(*(TopicPartition(*tp) for tp in fresh))
         return committed
 
 
-def _nothing(_: object) -> None:
+def _nothing(_open: object, _committed: object) -> None:
     pass
 
 

@@ -152,19 +152,23 @@ def prequential(
     The time is split once for all users: a model fitted before it is judged on what came after.
     """
     from models import choose_fusion
+    from models.contenders import Contender, with_live_items
     from models.prequential import prequential as judge
     from models.runtime import OnnxEncoder
-    from models.variants import Variant, with_live_items
     from streams.held_out_time import open_stream
     from streams.policy import policy_of
 
-    if choose and item_rate is not None:
-        raise InputError("--choose tries weights for the encoder's items; leave --item-rate out")
+    if choose and (item_rate is not None or covisitation):
+        raise InputError("--choose tries weights for the encoder's items; leave --item-rate and --covisitation out")
+    if new_items != "neighbours" and item_rate is None:
+        raise InputError("--new-items is for rows that learn; give --item-rate too (0 moves no trained row)")
     if choose and split != "validation":
         raise InputError("weights are chosen on --split validation; the test period is for what was chosen")
     worker = settings_of(ctx).worker
     artefact = model or Path(worker.model_dir)
     encoder = OnnxEncoder(artefact, providers="cpu")
+    if covisitation and (encoder.fusion is None or encoder.fusion.covisitation is None):
+        raise InputError(f"{artefact} has no weights for co-visitation; --split validation --choose puts some there")
     given = {
         "seen_items": seen,
         "explain": False,
@@ -173,12 +177,12 @@ def prequential(
     }
     policy = policy_of(msgspec.structs.replace(worker, **given), encoder.fusion)
     tried = choose_fusion.variants(policy) if choose else {}
-    variants = {name: Variant(variant) for name, (_, variant) in tried.items()}
+    contenders = {name: Contender(tried_policy) for name, (_, tried_policy) in tried.items()}
     with _progress() as advance:
         advance("reading", 0)
         stream = open_stream(source, split, users, attributes)
         if item_rate is not None:
-            variants = with_live_items(encoder, policy, stream.events, stream.attributes, item_rate, new_items)
+            contenders = with_live_items(encoder, policy, stream.events, stream.attributes, item_rate, new_items)
         found = judge(
             stream.events,
             encoder,
@@ -188,12 +192,15 @@ def prequential(
             attributes=stream.attributes,
             fresh_bias=fresh_bias,
             partitions=partitions,
-            variants=variants,
+            contenders=contenders,
             learn_from_ms=stream.held_out_ms,
             advance=advance,
         )
     if choose:
-        choose_fusion.write_fusion(artefact, choose_fusion.choose(tried, found.results, source))
+        chosen = choose_fusion.choose(tried, found.results, source)
+        choose_fusion.write_fusion(artefact, chosen)
+        if chosen.covisitation is not None:
+            _echo("co-visitation is among what was chosen: a worker has it where worker.covisitation is on")
     if picture is not None:
         from models.curve import draw_freshness
 

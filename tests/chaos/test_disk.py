@@ -91,7 +91,7 @@ def test_the_worker_ends_with_one_line_and_nothing_is_lost(kafka: str, tmp_path:
                     assert worker.process.wait(_ENDS_S_MAX) == 1
                 time.sleep(1)
                 load.finish()
-            the_only_error(worker.log(), str(disk), cause, remedy)
+            the_only_error(worker.log(), str(disk), cause, remedy, of=" streams.")
             judged = judged_in_the_end(stage, load, print)
             assert judged.problems == []
             assert (judged.verdict.lost, judged.verdict.doubled) == (0, 0)

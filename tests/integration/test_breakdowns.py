@@ -49,7 +49,7 @@ def test_a_changelog_that_takes_no_large_record(kafka: str, tmp_path: Path, deli
     places = run(Producer(settings).send(events_of_users(settings.topics.purchase, _USERS)))
     with WorkerProcess(settings, tmp_path).start() as worker:
         assert worker.process.wait(90) == 1
-        the_only_error(worker.log(), changelog)
+        the_only_error(worker.log(), changelog, beside="Coordinator")
         assert max(committed(settings).values(), default=0) <= 0
         run(_set_record_bytes_max(settings, changelog, 1_000_000))
         worker.start()

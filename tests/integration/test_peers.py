@@ -1,4 +1,4 @@
-"""The installed peers of ``headwater bench peers``, each killed half way. By hand: CI has no frameworks."""
+"""The installed peers of ``headwater bench peers``, each killed between two halves. By hand: CI has no frameworks."""
 
 import asyncio
 import os

@@ -233,7 +233,8 @@ def test_a_worker_that_loses_a_right_ends_with_one_line_and_loses_nothing(
 
 def check_last_words(log_file: Path, grant: Grant) -> None:
     """One line, which names what is missing and says what to do."""
-    the_only_error(log_file.read_bytes(), grant.name, "user 'worker'", "headwater topics acls worker --apply")
+    remedy = "headwater topics acls worker --apply"
+    the_only_error(log_file.read_bytes(), grant.name, "user 'worker'", remedy, beside="GroupCoordinatorNotAvailable")
 
 
 def _events_of(guarded: Guarded, user: str) -> int:

@@ -51,7 +51,7 @@ def _counts(settings: Settings) -> list[int]:
 def _the_only_error(worker: WorkerProcess, topic: str) -> str:
     """What the worker, which ends by itself, says of the topic."""
     assert worker.process.wait(_NOTICED_S_MAX) == 1, worker.log_tail()
-    return the_only_error(worker.log(), topic)
+    return the_only_error(worker.log(), topic, of=" streams.")
 
 
 def _under_another_app(settings: Settings) -> Settings:

@@ -13,16 +13,16 @@ import orjson
 import pytest
 from numpy.typing import NDArray
 
+from models.contenders import Contender
 from models.curve import draw_freshness
 from models.list_quality import Occasion, judge_lists
+from models.live_items import LiveItems
 from models.prequential import DAY_MS, Judgement, fused, prequential
-from models.variants import Variant
 from operators.batches import Chunk, UserKey, decode_chunks
 from operators.candidates.component import Histories
 from operators.candidates.covisitation import CoVisitation
 from operators.candidates.popularity import Popularity
 from operators.interest import EVENT_TYPES
-from operators.live_items import LiveItems
 from operators.process import process_batch
 from operators.ranking import Policy
 from operators.state import UserState
@@ -60,7 +60,7 @@ def judged(
     *,
     encoder: FakeEncoder | None = None,
     fresh_bias: float = 0.0,
-    variants: Mapping[str, Variant] = MappingProxyType({}),
+    contenders: Mapping[str, Contender] = MappingProxyType({}),
     learn_from_ms: int = 0,
 ) -> Judgement:
     return prequential(
@@ -71,7 +71,7 @@ def judged(
         test_end_ms=end_ms or events[-1].timestamp_ms + 1,
         attributes={"item-1": frozenset("ab"), "item-2": frozenset("b")},
         fresh_bias=fresh_bias,
-        variants=variants,
+        contenders=contenders,
         learn_from_ms=learn_from_ms,
     )
 
@@ -168,10 +168,10 @@ def test_items_that_do_not_learn_rank_as_the_encoder_does() -> None:
     events = stream()
     encoder = FakeEncoder(items(12))
     still = LiveItems(encoder, 13, rate=0.0, new_items_max=0)
-    variants = {"same": Variant(POLICY), "still": Variant(POLICY, still)}
-    found = {row.ranker: row for row in judged(events, events[200].timestamp_ms, variants=variants).results}
+    contenders = {"same": Contender(POLICY), "still": Contender(POLICY, still)}
+    found = {row.ranker: row for row in judged(events, events[200].timestamp_ms, contenders=contenders).results}
     assert found["headwater"].hr10 > 0
-    for name in variants:
+    for name in contenders:
         assert msgspec.structs.replace(found[name], ranker="headwater") == found["headwater"]
 
 
@@ -188,7 +188,7 @@ def test_items_learn_from_the_vector_and_the_history_before_each_event() -> None
     encoder, from_ms = FakeEncoder(items(12)), events[60].timestamp_ms
     learning = Told(encoder, 13, rate=0.5, new_items_max=2)
     found = judged(
-        events, events[200].timestamp_ms, variants={"live": Variant(POLICY, learning)}, learn_from_ms=from_ms
+        events, events[200].timestamp_ms, contenders={"live": Contender(POLICY, learning)}, learn_from_ms=from_ms
     )
     expected: list[tuple[str, list[float], list[float]]] = []
     histories: dict[bytes, list[Shown]] = {}
@@ -217,15 +217,15 @@ def test_a_new_item_counts_among_the_users_own() -> None:
         for n, item in enumerate(["item-1", "item-1", *["item-13"] * 9])
         for time_ms in [START_MS + n * DAY_MS]
     ]
-    variants = {
-        name: Variant(Policy(explain=False, repeat_weight=100.0), learned)
+    contenders = {
+        name: Contender(Policy(explain=False, repeat_weight=100.0), learned)
         for name, learned in (
             ("encoder", None),
             ("live", LiveItems(FakeEncoder(items(12)), 13, rate=0, new_items_max=1)),
         )
     }
-    found = judged(events, events[5].timestamp_ms, variants=variants).results
-    assert {row.ranker: row.mrr10 for row in found if row.ranker in variants} == {"encoder": 0.0, "live": 1.0}
+    found = judged(events, events[5].timestamp_ms, contenders=contenders).results
+    assert {row.ranker: row.mrr10 for row in found if row.ranker in contenders} == {"encoder": 0.0, "live": 1.0}
 
 
 def test_reciprocal_ranks_are_added_up() -> None:

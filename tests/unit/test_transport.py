@@ -78,8 +78,8 @@ class Consumer(ChunkConsumer):
         self.records: dict[TP, Sequence[Parsed]] = {}
         self.asked: list[set[TP]] = []
         self.events: list[str] = []
-        self.told: list[set[int]] = []
-        self.on_committed = self.told.append
+        self.told: list[tuple[set[int], set[int]]] = []
+        self.check_sources = lambda *partitions: self.told.append(partitions)
 
     def __repr__(self) -> str:
         return "<Consumer of a test>"  # Faust's asks for what its constructor makes
@@ -350,7 +350,7 @@ def test_without_a_committed_offset_events_are_read_from_their_beginning(
     monkeypatch.setattr(driver.Consumer, "seek_to_committed", seek)
     assert asyncio.run(consumer.seek_to_committed()) == committed
     assert consumer.client.rewound == [TopicPartition("view", 0), TopicPartition("purchase", 2)]
-    assert consumer.told == [{1}]
+    assert consumer.told == [({0, 1, 2}, {1})]
 
 
 def test_the_transport_makes_these_consumers_and_producers() -> None:

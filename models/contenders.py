@@ -10,23 +10,23 @@ from numpy.typing import NDArray
 
 from models.content_rows import content_rows
 from models.event_histories import TimedRecord, item_of
+from models.live_items import NEIGHBOURS, LiveItems
 from models.runtime import OnnxEncoder
 from operators.batches import Batch, UserKey
 from operators.candidates.live_covisitation import LiveCoVisitation
 from operators.candidates.popularity import Popularity
-from operators.companions import BatchCompanions, Visits
+from operators.companions import Visits
 from operators.interest import OUT_OF_VOCABULARY, Encoder
-from operators.live_items import NEIGHBOURS, LiveItems
 from operators.ranking import Policy, rank
 from operators.state import UserState
 
-__all__ = ["LIVE_ITEMS", "NewItems", "Variant", "Variants", "with_live_items"]
+__all__ = ["LIVE_ITEMS", "Contender", "Contenders", "NewItems", "with_live_items"]
 
 LIVE_ITEMS: Final = "headwater, items learn"
 NewItems = Literal["none", "neighbours", "content"]
 
 
-class Variant(NamedTuple):
+class Contender(NamedTuple):
     """How its lists are made."""
 
     policy: Policy
@@ -34,7 +34,7 @@ class Variant(NamedTuple):
     """What ranks instead of the encoder, learning as it goes."""
 
 
-class _Before(NamedTuple):
+class _Snapshot(NamedTuple):
     """What was known of the users of a batch before it."""
 
     vectors: list[NDArray[np.float32] | None]
@@ -42,32 +42,34 @@ class _Before(NamedTuple):
     visits: Visits
 
 
-class Variants:
+class Contenders:
     """One for each policy and kind of items; the states are the replay's own."""
 
-    def __init__(self, variants: Mapping[str, Variant], encoder: Encoder, partitions: int, learn_from_ms: int) -> None:
+    def __init__(
+        self, contenders: Mapping[str, Contender], encoder: Encoder, partitions: int, learn_from_ms: int
+    ) -> None:
         """
         Args:
             learn_from_ms: event time from which ``LiveItems`` learn: what came before, the model was fitted to.
         """
-        self._variants, self._encoder, self._learn_from_ms = variants, encoder, learn_from_ms
-        self._drop_seen = any(variant.policy.seen_items == "drop" for variant in variants.values())
+        self._contenders, self._encoder, self._learn_from_ms = contenders, encoder, learn_from_ms
+        self._drop_seen = any(contender.policy.seen_items == "drop" for contender in contenders.values())
         self._followed = {partition: LiveCoVisitation() for partition in range(partitions)}
-        learning = [variant.items for variant in variants.values() if variant.items is not None]
+        learning = [contender.items for contender in contenders.values() if contender.items is not None]
         self._learning: Final = list({id(items): items for items in learning}.values())
-        self.lists: Final[dict[str, dict[UserKey, list[str]]]] = {name: {} for name in variants}
-        """Item ids of each user's list, by the name of the variant."""
+        self.lists: Final[dict[str, dict[UserKey, list[str]]]] = {name: {} for name in contenders}
+        """Item ids of each user's list, by the name of the contender."""
 
-    def before(self, batch: Batch, states: Sequence[UserState]) -> _Before:
+    def snapshot(self, batch: Batch, states: Sequence[UserState]) -> _Snapshot:
         """To be called before the batch is folded into the ``states`` of its users."""
-        return _Before(
+        return _Snapshot(
             [state.vector for state in states],
             [state.newest_items(NEIGHBOURS) for state in states],
             Visits(self._followed, batch.users, states, drop_seen=self._drop_seen),
         )
 
-    def take(
-        self, batch: Batch, states: Sequence[UserState], popularity: Mapping[int, Popularity], before: _Before
+    def learn_and_rank(
+        self, batch: Batch, states: Sequence[UserState], popularity: Mapping[int, Popularity], before: _Snapshot
     ) -> None:
         """Learn a batch that was folded, and make everybody's lists."""
         times_ms: list[int] = batch.events.times_ms.tolist()
@@ -76,26 +78,16 @@ class Variants:
         companions = before.visits.learned(fresh, (batch.events.offsets, batch.events.types), batch.bounds)
         for items in self._learning:
             _teach(items, fresh, before, self._learn_from_ms)
-        unranked = [copy.copy(state) for state in states]
+        unranked = [copy.copy(state) for state in states] if self._learning else []
         for state in unranked:
             state.rows = None  # those of the encoder: it has none for new items
         popularities = [popularity[user.partition] for user in batch.users]
-        for name, (policy, items) in self._variants.items():
+        for name, (policy, items) in self._contenders.items():
             beside = companions if policy.covisitation else None
             of_users = states if items is None else unranked
-            lists = self._rank(of_users, popularities, items or self._encoder, policy, beside)
+            ranked = rank(of_users, popularities, items or self._encoder, policy, frozenset[str](), companions=beside)
+            lists = [[item.item_id for item in of_user] for of_user in ranked]
             self.lists[name].update(zip(batch.users, lists, strict=True))
-
-    def _rank(
-        self,
-        states: Sequence[UserState],
-        popularities: Sequence[Popularity],
-        encoder: Encoder,
-        policy: Policy,
-        companions: BatchCompanions | None,
-    ) -> list[list[str]]:
-        lists = rank(states, popularities, encoder, policy, frozenset[str](), companions=companions)
-        return [[item.item_id for item in of_user] for of_user in lists]
 
 
 def with_live_items(
@@ -105,7 +97,7 @@ def with_live_items(
     attributes: Mapping[str, frozenset[str]],
     rate: float,
     new_items: NewItems,
-) -> dict[str, Variant]:
+) -> dict[str, Contender]:
     """The policy with ``LiveItems``: a row for every item of the records that the model lacks, or for none.
 
     Args:
@@ -116,10 +108,10 @@ def with_live_items(
     content = content_rows(encoder, attributes, sorted(lacking)) if new_items == "content" else {}
     new_items_max = 0 if new_items == "none" else len(lacking)
     items = LiveItems(encoder, encoder.manifest.items, rate=rate, new_items_max=new_items_max, content=content)
-    return {LIVE_ITEMS: Variant(policy, items)}
+    return {LIVE_ITEMS: Contender(policy, items)}
 
 
-def _teach(items: LiveItems, fresh: Sequence[Sequence[tuple[str, int]]], before: _Before, from_ms: int) -> None:
+def _teach(items: LiveItems, fresh: Sequence[Sequence[tuple[str, int]]], before: _Snapshot, from_ms: int) -> None:
     item_ids: list[str] = []
     vectors: list[NDArray[np.float32]] = []
     near: list[NDArray[np.float32]] = []

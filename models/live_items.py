@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from operators.interest import OUT_OF_VOCABULARY, Encoder, PackedJobs
 
-__all__ = ["NEIGHBOURS", "NEIGHBOURS_DECAY", "LiveItems"]
+__all__ = ["NEIGHBOURS", "LiveItems"]
 
 NEIGHBOURS: Final = 10
-NEIGHBOURS_DECAY: Final = 0.8
+_NEIGHBOURS_DECAY: Final = 0.8
 """Newest events of a history that an item is near to, and what each counts less than the one after it."""
 _STEP_EVENTS: Final = 64
 _TOUCHED_EVENTS: Final = 2_000
@@ -127,7 +127,7 @@ class LiveItems:
         self._set_biases()
 
     def learn(self, item_ids: Sequence[str], vectors: NDArray[np.float32], neighbours: NDArray[np.float32]) -> None:
-        """Learn that users went on to these items, in the order of their events.
+        """Learn that users went on to these items; what is learned depends on their order.
 
         Args:
             vectors: (B, D) interest vector of each event's user before it.
@@ -145,7 +145,7 @@ class LiveItems:
     def neighbourhood(self, item_ids: Sequence[str]) -> NDArray[np.float32]:
         """(D,) decayed mean of the trained embeddings of the newest items, oldest first; zeros where none is known."""
         rows = np.array(self._encoder.rows_of(item_ids[-NEIGHBOURS:])[::-1], np.int64)
-        weights = NEIGHBOURS_DECAY ** np.arange(len(rows), dtype=np.float32) * (rows != OUT_OF_VOCABULARY)
+        weights = _NEIGHBOURS_DECAY ** np.arange(len(rows), dtype=np.float32) * (rows != OUT_OF_VOCABULARY)
         total = np.float32(weights.sum())
         return (weights @ self._encoder.embeddings(rows)) / total if total else np.zeros(self.vector_width, np.float32)
 
