@@ -9,7 +9,7 @@ from rich.table import Table
 
 __all__ = ["before_and_after", "summary_table"]
 
-_COLUMN_CHARS: Final = 33
+_COLUMN_CHARS: Final = 31
 
 
 def before_and_after(
@@ -21,7 +21,7 @@ def before_and_after(
     """Two lists of one household side by side; what is new in the second is marked."""
     old = [item["item_id"] for item in before["items"]] if before else []
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("", justify="right")
+    table.add_column("", justify="right", min_width=2)
     for heading, style in (("before", ""), ("after", ""), ("source", "dim"), ("because of", "dim")):
         table.add_column(heading, style=style, no_wrap=True, overflow="ellipsis", max_width=_COLUMN_CHARS)
     for place, item in enumerate(after["items"]):

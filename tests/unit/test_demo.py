@@ -94,7 +94,18 @@ def test_long_titles_are_cut_not_wrapped() -> None:
     _, row = rows(console)
     assert len(row) == 4
     assert row[1].endswith("…")
-    assert all(len(cell) <= 33 for cell in row)
+    assert all(len(cell) <= 31 for cell in row)
+
+
+def test_every_column_has_room_in_a_log() -> None:
+    """120 columns, as where there is no terminal: ten long names on either side, the longest source, and the places."""
+    console = Console(record=True, width=120)
+    titles = {f"p{n}": "A name that is as long as names of products are, and longer" for n in range(10)}
+    both = listed(*((f"p{n}", [f"p{n}"]) for n in range(10)))
+    before_and_after(both, both, titles, console)
+    shown = console.export_text().splitlines()[1:]
+    assert [line.split()[0] for line in shown] == [str(place) for place in range(1, 11)]
+    assert all("co-visitation" in line for line in shown[1:])
 
 
 def report(**fields: Any) -> dict[str, Any]:
