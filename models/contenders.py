@@ -31,7 +31,7 @@ class Contender(NamedTuple):
 
     policy: Policy
     items: LiveItems | None = None
-    """What ranks instead of the encoder, learning as it goes."""
+    """What ranks instead of the encoder, learning as it goes; no other contender's."""
 
 
 class _Snapshot(NamedTuple):
@@ -39,7 +39,9 @@ class _Snapshot(NamedTuple):
 
     vectors: list[NDArray[np.float32] | None]
     newest: list[list[str]]
-    visits: Visits
+    """Of the items that learn; nothing where none do."""
+    visits: Visits | None
+    """None where no policy has co-visitation."""
 
 
 class Contenders:
@@ -53,10 +55,11 @@ class Contenders:
             learn_from_ms: event time from which ``LiveItems`` learn: what came before, the model was fitted to.
         """
         self._contenders, self._encoder, self._learn_from_ms = contenders, encoder, learn_from_ms
-        self._drop_seen = any(contender.policy.seen_items == "drop" for contender in contenders.values())
+        policies = [contender.policy for contender in contenders.values()]
+        self._follows = any(policy.covisitation is not None for policy in policies)
+        self._drop_seen = any(policy.seen_items == "drop" for policy in policies)
         self._followed = {partition: LiveCoVisitation() for partition in range(partitions)}
-        learning = [contender.items for contender in contenders.values() if contender.items is not None]
-        self._learning: Final = list({id(items): items for items in learning}.values())
+        self._learning = [contender.items for contender in contenders.values() if contender.items is not None]
         self.lists: Final[dict[str, dict[UserKey, list[str]]]] = {name: {} for name in contenders}
         """Item ids of each user's list, by the name of the contender."""
 
@@ -64,18 +67,22 @@ class Contenders:
         """To be called before the batch is folded into the ``states`` of its users."""
         return _Snapshot(
             [state.vector for state in states],
-            [state.newest_items(NEIGHBOURS) for state in states],
-            Visits(self._followed, batch.users, states, drop_seen=self._drop_seen),
+            [state.newest_items(NEIGHBOURS) for state in states] if self._learning else [],
+            Visits(self._followed, batch.users, states, drop_seen=self._drop_seen) if self._follows else None,
         )
 
     def learn_and_rank(
         self, batch: Batch, states: Sequence[UserState], popularity: Mapping[int, Popularity], before: _Snapshot
     ) -> None:
         """Learn a batch that was folded, and make everybody's lists."""
+        if not self._contenders:
+            return
         times_ms: list[int] = batch.events.times_ms.tolist()
         events = list(zip(batch.events.item_ids, times_ms, strict=True))
         fresh = [events[start:end] for start, end in pairwise(batch.bounds)]
-        companions = before.visits.learned(fresh, (batch.events.offsets, batch.events.types), batch.bounds)
+        companions = None
+        if before.visits is not None:
+            companions = before.visits.learned(fresh, (batch.events.offsets, batch.events.types), batch.bounds)
         for items in self._learning:
             _teach(items, fresh, before, self._learn_from_ms)
         unranked = [copy.copy(state) for state in states] if self._learning else []

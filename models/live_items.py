@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from operators.candidates.component import top_rows
 from operators.interest import OUT_OF_VOCABULARY, Encoder, PackedJobs
 
 __all__ = ["NEIGHBOURS", "LiveItems"]
@@ -57,11 +58,9 @@ class LiveItems:
             content: (D,) embedding to start from, by item id, for new items that have one.
         """
         self._encoder, self._trained, self._rate, self._content = encoder, items, rate, content
-        every = np.arange(items)
         self._embeddings = np.zeros((items + new_items_max, encoder.vector_width), np.float32)
-        self._embeddings[:items] = encoder.embeddings(every)
-        self._bias = np.full(items + new_items_max, -np.inf, np.float32)
-        self._bias[:items] = encoder.biases(every)
+        self._embeddings[:items] = encoder.embeddings(np.arange(items))
+        self._given_bias = np.full(items + new_items_max, -np.inf, np.float32)
         self._squares = np.full(items + new_items_max, _SQUARES_TRAINED, np.float32)
         self._squares[items:] = _SQUARES_NEW
         self._counts = np.zeros(items + new_items_max, np.int64)
@@ -69,6 +68,7 @@ class LiveItems:
         self._new_ids: list[str] = []
         self._new_rows: dict[str, int] = {}
         self._newest: deque[int] = deque(maxlen=_TOUCHED_EVENTS)
+        self._give_biases()
 
     @property
     def version(self) -> str:
@@ -105,14 +105,14 @@ class LiveItems:
 
     def top_k(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         scores = self._scores(vectors)
-        rows = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        rows = top_rows(scores, min(k, self._used))
         return np.take_along_axis(scores, rows, axis=1), rows
 
     def embeddings(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return self._embeddings[rows]
 
     def biases(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        return self._bias[rows]
+        return self._given_bias[rows] + self._learned_bias[rows]
 
     def directions(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         found = self._embeddings[rows]
@@ -124,7 +124,7 @@ class LiveItems:
     def set_rule(self, item_id: str, available: bool, boost: float) -> None:
         """Of the encoder's items, in its lists and in these; a new item has no rules."""
         self._encoder.set_rule(item_id, available, boost)
-        self._set_biases()
+        self._give_biases()
 
     def learn(self, item_ids: Sequence[str], vectors: NDArray[np.float32], neighbours: NDArray[np.float32]) -> None:
         """Learn that users went on to these items; what is learned depends on their order.
@@ -137,7 +137,7 @@ class LiveItems:
         known = rows != OUT_OF_VOCABULARY
         rows, vectors, neighbours = rows[known], vectors[known], neighbours[known]
         self._place_new(rows, neighbours)
-        self._set_biases()
+        self._give_biases()
         if self._rate:
             for start in range(0, len(rows), _STEP_EVENTS):
                 self._step(rows[start : start + _STEP_EVENTS], vectors[start : start + _STEP_EVENTS])
@@ -172,19 +172,18 @@ class LiveItems:
             weight = self._counts[new, None] + np.array(of_content)[:, None]
             self._embeddings[new] += ((total - events * self._embeddings[new]) / weight).astype(np.float32)
 
-    def _set_biases(self) -> None:
-        """Those of trained rows are the encoder's, those of new ones as theirs would be with as many events.
+    def _give_biases(self) -> None:
+        """Before what is learned: of trained rows the encoder's, of new ones as theirs would be with as many events.
 
         Before any trained item was learned there is nothing to compare a new one with: it is not ranked.
         """
         trained, used = self._encoder.biases(np.arange(self._trained)), self._used
-        self._bias[: self._trained] = trained
+        self._given_bias[: self._trained] = trained
         popularity = np.log1p(self._counts[:used]).astype(np.float32)
         seen = (self._counts[: self._trained] > 0) & np.isfinite(trained)
         if seen.any():
             offset = (trained - popularity[: self._trained])[seen].mean()
-            self._bias[self._trained : used] = offset + popularity[self._trained :]
-        self._bias[:used] += self._learned_bias[:used]
+            self._given_bias[self._trained : used] = offset + popularity[self._trained :]
 
     def _step(self, rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
         self._newest.extend(rows.tolist())
@@ -195,12 +194,10 @@ class LiveItems:
         gradient = of_touched.T @ vectors
         self._squares[touched] += np.square(gradient).mean(axis=1)
         self._embeddings[touched] -= self._rate * gradient / np.sqrt(self._squares[touched])[:, None]
-        moved = np.clip(self._rate * of_touched.sum(axis=0), -_BIAS_STEP_MAX, _BIAS_STEP_MAX)
-        self._learned_bias[touched] -= moved
-        self._bias[touched] -= moved
+        self._learned_bias[touched] -= np.clip(self._rate * of_touched.sum(axis=0), -_BIAS_STEP_MAX, _BIAS_STEP_MAX)
 
     def _scores(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        return vectors @ self._embeddings[: self._used].T + self._bias[: self._used]
+        return vectors @ self._embeddings[: self._used].T + self.biases(np.arange(self._used))
 
     def _known(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.where(rows < self._trained, rows, OUT_OF_VOCABULARY)

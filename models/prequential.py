@@ -116,7 +116,7 @@ def prequential(
     for record in records:
         rows.setdefault(item_of(record), len(rows) + 1)
         users.setdefault(record.key, len(users))
-    beside = Contenders(contenders, encoder, partitions, learn_from_ms) if contenders else None
+    beside = Contenders(contenders, encoder, partitions, learn_from_ms)
     run = _Run(rows, users, encoder, policy, test_start_ms, fresh_bias, partitions, beside)
     done = 0
     for batch in _batches(records, rows, users, test_start_ms, test_end_ms):
@@ -169,7 +169,7 @@ class _Run:
     test_start_ms: int
     fresh_bias: float
     partitions: int
-    contenders: Contenders | None
+    contenders: Contenders
     occasions: list[Occasion] = field(default_factory=list[Occasion])
     lists: dict[str, list[list[int]]] = field(default_factory=lambda: defaultdict(list[list[int]]))
     lagged: dict[str, list[list[int]]] = field(default_factory=lambda: defaultdict(list[list[int]]))
@@ -221,8 +221,7 @@ class _Run:
             self._ask_published(group, fallback)
             published, beside = self.lists[HEADWATER][-1], self.lists["co-visitation"][-1]
             self._note(self.lists, WITH_COVISITATION, fused(published, beside))
-            if self.contenders is not None:
-                self._ask_contenders(self.contenders, group, fallback)
+            self._ask_contenders(group, fallback)
 
     def _ask_published(self, group: _Group, fallback: list[int]) -> None:
         shown = self._shown[group.user]
@@ -240,10 +239,10 @@ class _Run:
         self._note(self.lagged, "1 event", shown[-2][1] if len(shown) > 1 else fallback)
         self._note(self.lagged, "never", as_of(self.test_start_ms - 1))
 
-    def _ask_contenders(self, contenders: Contenders, group: _Group, fallback: list[int]) -> None:
+    def _ask_contenders(self, group: _Group, fallback: list[int]) -> None:
         key = group.records[0].key
         user = UserKey(partition_of(key, self.partitions), key)
-        for name, lists in contenders.lists.items():
+        for name, lists in self.contenders.lists.items():
             item_ids = lists.get(user)
             self._note(self.lists, name, fallback if item_ids is None else self._rows_of(item_ids))
 
@@ -272,7 +271,7 @@ class _Run:
         )
         states = {user: self._states[user] for user in decoded.users}
         of_users = [states[user] for user in decoded.users]
-        before = self.contenders.snapshot(decoded, of_users) if self.contenders is not None else None
+        before = self.contenders.snapshot(decoded, of_users)
         effects = process_batch(
             decoded,
             states,
@@ -284,8 +283,7 @@ class _Run:
             now_ms=now_ms,
             covisitation=self._followed if self.policy.covisitation else None,
         )
-        if self.contenders is not None and before is not None:
-            self.contenders.learn_and_rank(decoded, of_users, self._popularity, before)
+        self.contenders.learn_and_rank(decoded, of_users, self._popularity, before)
         times = {group.user: group.time_ms for group in batch}
         for published in effects.lists:
             user = self.users[published.user.key]

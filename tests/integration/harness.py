@@ -28,12 +28,11 @@ __all__ = [
     "WorkerProcess",
     "committed",
     "create_topics",
-    "ends_of",
-    "events_of_users",
     "new_settings",
     "partition_of",
     "read_topic",
     "run",
+    "send_of_users",
     "wait_settled",
 ]
 
@@ -203,16 +202,12 @@ def committed(settings: Settings) -> dict[tuple[str, int], int]:
     return run(_committed(settings))
 
 
-def events_of_users(topic: str, users: int) -> list[Outgoing]:
-    """One event of each of so many users, at the same moment."""
+def send_of_users(settings: Settings, topic: str, users: int) -> dict[tuple[str, int], int]:
+    """Send one event of each of so many users, at the same moment; returns the offset behind each partition's last."""
     body = '{"user_id": "user-%d", "item_id": "1082185", "timestamp": 1767225600000}'
-    return [Outgoing(topic, b"user-%d" % user, (body % user).encode()) for user in range(users)]
-
-
-def ends_of(places: Iterable[Place]) -> dict[tuple[str, int], int]:
-    """The offset behind the last of the places, by topic and partition."""
+    events = [Outgoing(topic, b"user-%d" % user, (body % user).encode()) for user in range(users)]
     ends: dict[tuple[str, int], int] = {}
-    for place in places:
+    for place in run(Producer(settings).send(events)):
         ends[place.topic, place.partition] = max(place.offset + 1, ends.get((place.topic, place.partition), 0))
     return ends
 

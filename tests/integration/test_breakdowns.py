@@ -14,13 +14,11 @@ from streams.settings import Settings
 from streams.topics import changelog_topic
 from streams.worker_process import WorkerProcess
 from tests.integration.harness import (
-    Producer,
     committed,
     create_topics,
-    ends_of,
-    events_of_users,
     new_settings,
     run,
+    send_of_users,
     wait_settled,
 )
 from tests.last_words import the_only_error
@@ -46,14 +44,13 @@ def test_a_changelog_that_takes_no_large_record(kafka: str, tmp_path: Path, deli
     create_topics(settings)
     changelog = changelog_topic(settings.worker.app_id)
     run(_set_record_bytes_max(settings, changelog, 500))
-    places = run(Producer(settings).send(events_of_users(settings.topics.purchase, _USERS)))
+    ends = send_of_users(settings, settings.topics.purchase, _USERS)
     with WorkerProcess(settings, tmp_path).start() as worker:
         assert worker.process.wait(90) == 1
         the_only_error(worker.log(), changelog, beside="Coordinator")
         assert max(committed(settings).values(), default=0) <= 0
         run(_set_record_bytes_max(settings, changelog, 1_000_000))
         worker.start()
-        ends = ends_of(places)
         quiet = {tp: -1 for tp in committed(settings) if tp not in ends and delivery == "at_least_once"}
         wait_settled(settings, {**quiet, **ends}, 60, [worker])
         assert worker.terminate() == 0

@@ -10,15 +10,11 @@ import pytest
 from infra import broker
 from operators import limits
 from streams.chaos.readback import final_states
-from streams.settings import Settings
 from tests.integration.harness import (
-    Producer,
     WorkerProcess,
     create_topics,
-    ends_of,
-    events_of_users,
     new_settings,
-    run,
+    send_of_users,
     wait_settled,
 )
 
@@ -26,11 +22,6 @@ _ATTEMPTS = 5
 _USERS = 20
 _SPARE_S = 20.0
 """Of a loaded machine."""
-
-
-def _send(settings: Settings, topic: str) -> dict[tuple[str, int], int]:
-    """An event of every user; returns where the partitions end."""
-    return ends_of(run(Producer(settings).send(events_of_users(topic, _USERS))))
 
 
 @pytest.mark.kafka
@@ -76,15 +67,16 @@ def test_a_worker_that_wakes_up_without_its_partitions_is_stopped_at_once(
     settings = new_settings(kafka, tmp_path, delivery=delivery, session_timeout_s=2.0)
     create_topics(settings)
     with WorkerProcess(settings, tmp_path).start().wait_ready() as worker:
-        wait_settled(settings, _send(settings, settings.topics.view), 60, [worker])
+        wait_settled(settings, send_of_users(settings, settings.topics.view, _USERS), 60, [worker])
         worker.suspend()
         with WorkerProcess(settings, tmp_path, "another").start().wait_ready() as another:
-            wait_settled(settings, _send(settings, settings.topics.purchase), 60, [another])
+            wait_settled(settings, send_of_users(settings, settings.topics.purchase, _USERS), 60, [another])
             worker.process.send_signal(signal.SIGTERM)
             worker.resume()
             assert worker.process.wait(limits.stop_max_s + _SPARE_S) == 0, worker.log_tail()
             assert not [line for line in worker.log().splitlines() if b" streams." in line and b" ERROR " in line]
             assert b"its partitions have gone to another worker" in worker.log(), worker.log_tail()
-            wait_settled(settings, _send(settings, settings.topics.click), 60, [another])  # nobody stands in its way
+            # Nobody stands in its way.
+            wait_settled(settings, send_of_users(settings, settings.topics.click, _USERS), 60, [another])
             assert another.terminate() == 0
     assert [state.events_count for state in final_states(settings).values()] == [3] * _USERS

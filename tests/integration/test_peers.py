@@ -15,6 +15,7 @@ import pytest
 from streams.bench.lab import PURCHASE, Backlog, Lab, backlog_of, fill_topics, read_purchases, subprocess_environment
 from streams.bench.peers.contest import PEERS, Peer, PeersOptions, _command, _interpreter, _prepare
 from streams.bench.peers.job import decode_interaction
+from streams.bench.wire_list import WireList
 
 EVENTS = 1_200
 PARTITIONS = 4
@@ -30,15 +31,9 @@ class _Item(msgspec.Struct):
     item_id: str
 
 
-class _Cause(msgspec.Struct):
-    partition: int
-    offset: int
-
-
-class _List(msgspec.Struct):
+class _List(WireList):
     user_id: str
     items: list[_Item]
-    caused_by: list[_Cause]
 
 
 class _Lists(NamedTuple):

@@ -13,15 +13,13 @@ from streams.chaos.readback import final_states
 from streams.settings import Settings
 from streams.topics import changelog_topic
 from tests.integration.harness import (
-    Producer,
     WorkerProcess,
     committed,
     create_topics,
-    ends_of,
-    events_of_users,
     new_settings,
     read_topic,
     run,
+    send_of_users,
     wait_settled,
 )
 from tests.last_words import the_only_error
@@ -41,7 +39,7 @@ async def _delete(settings: Settings, topic: str) -> None:
 
 
 def _send(settings: Settings, topic: str) -> dict[tuple[str, int], int]:
-    return ends_of(run(Producer(settings).send(events_of_users(topic, _USERS))))
+    return send_of_users(settings, topic, _USERS)
 
 
 def _counts(settings: Settings) -> list[int]:
