@@ -107,7 +107,7 @@ class FailoverEncoder:
             self._failures += 1
             wait_s = min(_BACKOFF_S * 2 ** min(self._failures - 1, 30), limits.encoder_backoff_max_s)
             self._retry_at = self._clock() + wait_s
-            log.error("the encoder fails: %s. Lists are of popular items and marked; next try in %g s", error, wait_s)
+            log.error("the encoder fails: %s. Lists are made without it and marked; next try in %g s", error, wait_s)
             raise EncoderError(str(error)) from error
         if self._failures:
             log.warning("the encoder works again after %d failures", self._failures)

@@ -1,6 +1,7 @@
 """One batch through the pure core: what becomes of states, and what is asked of the world; live and replay alike."""
 
 from collections.abc import Callable, Mapping, Sequence, Set
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from operators import ranking, state
@@ -67,6 +68,8 @@ class Counts(NamedTuple):
     unknown_items: int = 0
     popularity_lists: int = 0
     degraded_lists: int = 0
+    yielded_lists: int = 0
+    """Of those, the ones that the encoder had to yield; the others it failed."""
 
 
 class Effects(NamedTuple):
@@ -97,6 +100,7 @@ def process_batch(
     now_ms: int,
     categories: Mapping[str, str] = NO_CATEGORIES,
     covisitation: Mapping[int, LiveCoVisitation] | None = None,
+    yields: bool = False,
     mark: Callable[[str], object] = _ignore,
 ) -> Effects:
     """Fold the batch, refresh the interest vectors, rank, and say what is to be written and published.
@@ -106,7 +110,7 @@ def process_batch(
     delivered when the worker died. Erasures come first: what they leave of a user is built anew by the newer
     events of the batch, and a user of whom nothing is left gets neither.
 
-    Where the encoder raises ``EncoderError`` the lists are of popular items and ``degraded``; the users whose vectors
+    Where the encoder raises ``EncoderError`` the lists are made without it and ``degraded``; the users whose vectors
     it owes are encoded anew, from their histories, with their next events.
 
     Args:
@@ -117,6 +121,8 @@ def process_batch(
         now_ms: becomes ``generated_at``.
         categories: of items, for the caps of the policy.
         covisitation: by partition, where the policy has weights for it; changed in place.
+        yields: whether the lists are to be made without the encoder, ``degraded``, because there is no time for more.
+            The vectors are refreshed all the same: one that is owed would cost a pass over its history later.
         mark: told the name of each stage when it ends: fold, encode, rank, and lists for the rest.
     """
     for user, request in batch.erasures:
@@ -139,14 +145,17 @@ def process_batch(
         order = batch.events.offsets, batch.events.types
         companions = visits.learned([outcome.fresh for outcome in folded], order, batch.bounds)
     mark("fold")
-    try:
+    ranked: list[list[ranking.RankedItem]] | None = None
+    fails = True
+    with suppress(EncoderError):
         _refresh(of_users, folded, encoder)
         mark("encode")
-        ranked = ranking.rank(of_users, popularities, encoder, policy, withdrawn, categories, companions)
-        degraded = False
-    except EncoderError:
-        ranked = ranking.rank_popular(of_users, popularities, policy, withdrawn)
-        degraded = True
+        if not yields:
+            ranked = ranking.rank(of_users, popularities, encoder, policy, withdrawn, categories, companions)
+        fails = False
+    degraded = ranked is None
+    if ranked is None:
+        ranked = ranking.rank_without_encoder(of_users, popularities, policy, withdrawn, companions)
     mark("rank")
     origins = [*_origins(batch, topics), *_origins_left(batch, left, states, topics)]
     lists = _encode_lists(users, ranked, origins, encoder.version, policy, now_ms, degraded=degraded)
@@ -158,7 +167,8 @@ def process_batch(
     erasures = tuple(
         _erase_effect(user, request, states[user], topics[ERASURE], now_ms) for user, request in batch.erasures
     )
-    counts = _count(batch, folded, ranked)._replace(degraded_lists=len(lists) if degraded else 0)
+    counts = _count(batch, folded, ranked)
+    counts = counts._replace(degraded_lists=degraded * len(lists), yielded_lists=(yields and not fails) * len(lists))
     mark("lists")
     return Effects(puts, lists, batch.dead_letters, counts, erasures)
 

@@ -1,6 +1,8 @@
 """From interest vectors to ranked lists: fuse the sources, filter, explain, and encode."""
 
+import math
 from array import array
+from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, Literal
@@ -28,7 +30,7 @@ __all__ = [
     "Source",
     "encode_list",
     "rank",
-    "rank_popular",
+    "rank_without_encoder",
 ]
 
 Source = Literal["encoder", "history", "co-visitation", "popularity"]
@@ -136,14 +138,49 @@ def rank(
     return lists
 
 
-def rank_popular(
-    states: Sequence[UserState], popularities: Sequence[Popularity], policy: Policy, withdrawn: Container[str]
+def rank_without_encoder(
+    states: Sequence[UserState],
+    popularities: Sequence[Popularity],
+    policy: Policy,
+    withdrawn: Container[str],
+    companions: BatchCompanions | None = None,
 ) -> list[list[RankedItem]]:
-    """``rank`` without an encoder: popular items for everybody."""
-    lists: list[list[RankedItem]] = [[] for _ in states]
-    for items, state, popularity in zip(lists, states, popularities, strict=True):
-        _fill(items, state, popularity, policy, withdrawn)
+    """``rank`` by what costs little: the fused score less the encoder's part, and popular items for the rest.
+
+    The catalogue's boosts and the policy's caps and diversity are left out.
+    """
+    lists: list[list[RankedItem]] = []
+    for n, (state, popularity) in enumerate(zip(states, popularities, strict=True)):
+        items = _of_bonuses(state, companions.of_user(n) if companions else [], policy, withdrawn)
+        if len(items) < policy.list_items:
+            _fill(items, state, popularity, policy, withdrawn)
+        lists.append(items)
     return lists
+
+
+def _of_bonuses(
+    state: UserState, followers: Iterable[tuple[str, float, str]], policy: Policy, withdrawn: Container[str]
+) -> list[RankedItem]:
+    """The best by the user's own counts and co-visitation; of equal ones what the user took last."""
+    repeated = policy.seen_items == "keep" and policy.repeat_weight > 0
+    counts = Counter(reversed(state.history_items)) if repeated else Counter[str]()
+    followed: dict[str, tuple[float, str]] = {}
+    if policy.covisitation is not None:
+        weight, scale = policy.covisitation.weight, policy.covisitation.scale
+        followed = {item_id: (weight * math.log1p(scale * share), cause) for item_id, share, cause in followers}
+    # Only co-visitation changes the order of own counts, so that any other of the best is among the best of those.
+    likely = [item_id for item_id in sorted(counts, key=counts.__getitem__, reverse=True) if item_id not in withdrawn]
+    candidates = dict.fromkeys([*likely[: policy.list_items], *(each for each in followed if each not in withdrawn)])
+    items: list[RankedItem] = []
+    for item_id in candidates:
+        own = policy.repeat_weight * math.log1p(counts[item_id])
+        added, cause = followed.get(item_id, (0.0, item_id))
+        source, reason = ("history", item_id) if own >= added and own else ("co-visitation", cause)
+        items.append(RankedItem(item_id, 0, own + added, source, [reason] if policy.explain else []))
+    best = sorted(items, key=lambda item: -item.score)[: policy.list_items]
+    for place, item in enumerate(best, 1):
+        item.rank, item.score = place, round(item.score, _SCORE_DIGITS)
+    return best
 
 
 def _encoder_lists(

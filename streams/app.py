@@ -164,6 +164,7 @@ class Worker:
             source=self.app.chunk_consumer,
             accepts=self._accepts,
             batch_events_max=worker.batch_events_max,
+            yield_after_s=worker.yield_after_s,
             pseudonyms=self._pseudonyms,
         )
 

@@ -7,6 +7,7 @@ An error anywhere ends the worker; nothing of the batch is acknowledged.
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -39,6 +40,14 @@ _SETTLING_BATCHES: Final = 4
 """Sent to the broker and not yet acknowledged."""
 
 
+class _Decoded(NamedTuple):
+    batch: Batch
+    begun_ms: int
+    waited_ms: int
+    """Of the record that had waited longest."""
+    seconds: float
+
+
 class _Work(NamedTuple):
     effects: Effects
     snapshots: list[tuple[int, bytes, bytes]]
@@ -65,6 +74,7 @@ class Engine:
         source: Source,
         accepts: Callable[[Intake], bool],
         batch_events_max: int,
+        yield_after_s: float = 0.0,
         pseudonyms: Pseudonyms | None = None,
     ) -> None:
         self._states = states
@@ -77,6 +87,7 @@ class Engine:
         self._accepts = accepts
         self._pseudonyms = pseudonyms
         self._batch_events_max = batch_events_max
+        self._yield_after_ms = 1000 * yield_after_s or math.inf
         self._thread = ThreadPoolExecutor(1, "headwater-core")
         self._decode_thread = ThreadPoolExecutor(1, "headwater-decode")
         self._queue = IntakeQueue(source)
@@ -211,9 +222,9 @@ class Engine:
     def _decode_and_compute(self, chunks: Sequence[Chunk]) -> _Work:
         return self._compute(_decode(chunks, self._pseudonyms))
 
-    def _compute(self, decoded: tuple[Batch, int, float]) -> _Work:
-        batch, begun_ms, decode_s = decoded
-        clock = _Stages({"decode": decode_s})
+    def _compute(self, decoded: _Decoded) -> _Work:
+        batch, begun_ms = decoded.batch, decoded.begun_ms
+        clock = _Stages({"decode": decoded.seconds})
         while self._erased:
             self._states.drop_erased(*self._erased.popleft())
         touched = batch.touched if batch.erasures else batch.users
@@ -234,6 +245,7 @@ class Engine:
             categories=self._catalog.categories,
             now_ms=begun_ms,
             covisitation=covisitation,
+            yields=decoded.waited_ms > self._yield_after_ms,
             mark=clock.mark,
         )
         if self._pseudonyms is not None:
@@ -258,17 +270,19 @@ class Engine:
         self._metrics.batch(work.effects.counts, len(work.effects.lists), seconds)
         appended_ms = np.array([record.timestamp for intake in intakes for record in intake.chunk.records], np.int64)
         self._metrics.ages(appended_ms, work.begun_ms, now_ms())
-        self._metrics.gauges["degraded"] = work.effects.counts.degraded_lists > 0
+        counts = work.effects.counts
+        self._metrics.gauges["degraded"] = counts.degraded_lists > counts.yielded_lists
         async with self._changed:
             self._in_work -= 1
             self._events_in_work -= _count_events(intakes)
             self._changed.notify_all()
 
 
-def _decode(chunks: Sequence[Chunk], pseudonyms: Pseudonyms | None) -> tuple[Batch, int, float]:
-    """The batch, the clock's time of its decoding in ms, and the seconds it took."""
+def _decode(chunks: Sequence[Chunk], pseudonyms: Pseudonyms | None) -> _Decoded:
     began, begun_ms = time.perf_counter(), now_ms()
-    return decode_chunks(chunks, begun_ms, pseudonyms), begun_ms, time.perf_counter() - began
+    oldest_ms = min(chunk.records[0].timestamp for chunk in chunks)
+    batch = decode_chunks(chunks, begun_ms, pseudonyms)
+    return _Decoded(batch, begun_ms, begun_ms - oldest_ms, time.perf_counter() - began)
 
 
 def _count_events(intakes: Sequence[Intake]) -> int:

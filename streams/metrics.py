@@ -23,7 +23,8 @@ _HELP: Final = {
     "unknown_items_total": "events whose item the model does not know",
     "lists_total": "lists published",
     "popularity_lists_total": "lists published for users the model knows nothing of",
-    "degraded_lists_total": "lists made without the encoder, which failed",
+    "degraded_lists_total": "lists made without the encoder: it failed or had to yield",
+    "yielded_lists_total": "of those, lists of batches that had waited longer than worker.yield_after_s",
     "batches_total": "batches settled",
     "unaligned_total": "times that a partition went on without a topic that had more, so events may be out of order",
 }

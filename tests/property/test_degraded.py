@@ -44,7 +44,7 @@ class Core:
         self.states: dict[UserKey, bytes] = {}
         self.popularity: defaultdict[int, Popularity] = defaultdict(Popularity)
 
-    def run(self, events: list[tuple[str, str]], start: int) -> Effects:
+    def run(self, events: list[tuple[str, str]], start: int, *, yields: bool = False) -> Effects:
         records = [record(start + n, user, item, 1_000 * (start + n)) for n, (user, item) in enumerate(events)]
         batch = decode_chunks([chunk(0, 0, records)], NOW_MS)
         states = {user: decode(self.states[user]) if user in self.states else UserState() for user in batch.users}
@@ -58,18 +58,17 @@ class Core:
             topics=TOPICS,
             withdrawn=frozenset(),
             now_ms=NOW_MS,
+            yields=yields,
         )
         self.states |= {put.user: put.value for put in effects.puts}
         return effects
 
 
+drawn_events = st.lists(
+    st.tuples(st.sampled_from(USERS), st.sampled_from([*items(20), "unheard-of"])), min_size=1, max_size=30
+)
 batches = st.lists(
-    st.tuples(
-        st.lists(
-            st.tuples(st.sampled_from(USERS), st.sampled_from([*items(20), "unheard-of"])), min_size=1, max_size=30
-        ),
-        st.sampled_from(["sound", "advance", "top_k"]),
-    ),
+    st.tuples(drawn_events, st.sampled_from(["sound", "advance", "top_k"])),
     min_size=1,
     max_size=8,
 )
@@ -93,8 +92,9 @@ def test_after_the_encoders_return_every_state_is_exact(
         fails = failure == "advance" or (failure == "top_k" and effects.counts.degraded_lists > 0)
         assert {content["degraded"] for content in lists} == {fails}
         assert effects.counts.degraded_lists == (len(lists) if fails else 0)
+        assert effects.counts.yielded_lists == 0
         if fails:
-            assert {item["source"] for content in lists for item in content["items"]} <= {"popularity"}
+            assert {item["source"] for content in lists for item in content["items"]} <= {"history", "popularity"}
             assert any(content["items"] for content in lists)
     for user, value in core.states.items():
         found, wanted = decode(value), decode(sound.states[user])
@@ -111,3 +111,26 @@ def test_after_the_encoders_return_every_state_is_exact(
             np.testing.assert_allclose(found.vector, wanted.vector, atol=1e-5)
             assert (found.known_count, found.unknown_count) == (wanted.known_count, wanted.unknown_count)
             assert encode(found) == encode(wanted) or np.allclose(found.hidden, wanted.hidden, atol=1e-5)
+
+
+@given(st.lists(st.tuples(drawn_events, st.booleans()), min_size=1, max_size=6))
+def test_where_the_encoder_yields_only_the_lists_are_without_it(
+    drawn: list[tuple[list[tuple[str, str]], bool]],
+) -> None:
+    core, sound = Core(), Core()
+    start = 0
+    for events, yields in drawn:
+        effects, expected = core.run(events, start, yields=yields), sound.run(events, start)
+        start += len(events)
+        assert effects.puts == expected.puts
+        if not yields:
+            assert effects == expected
+            continue
+        assert (effects.counts.degraded_lists, effects.counts.yielded_lists) == (len(expected.lists),) * 2
+        for published, full in zip(effects.lists, expected.lists, strict=True):
+            assert published.user == full.user
+            content, wanted = msgspec.json.decode(published.value), msgspec.json.decode(full.value)
+            assert content["degraded"]
+            assert {item["source"] for item in content["items"]} <= {"history", "popularity"}
+            for name in ("caused_by", "request_id", "event_time"):
+                assert content[name] == wanted[name]

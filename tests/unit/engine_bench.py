@@ -80,7 +80,7 @@ class FakeCheckpoint:
 class Bench:
     """An engine with fakes around it; also its source."""
 
-    def __init__(self, batch_events_max: int = 1) -> None:
+    def __init__(self, batch_events_max: int = 1, yield_after_s: float = 0.0) -> None:
         self.store: Any = FakeStore()
         self.checkpoint: Any = FakeCheckpoint()
         self.encoder = FakeEncoder(items(30))
@@ -100,6 +100,7 @@ class Bench:
             source=self,
             accepts=lambda intake: intake.generation in self.generations,
             batch_events_max=batch_events_max,
+            yield_after_s=yield_after_s,
         )
 
     def has_more(self, tp: Any, received_offset: int) -> bool:
@@ -126,11 +127,13 @@ class Bench:
         await self.until(lambda: len(self.checkpoint.ended) >= settlements)
 
 
-def run(scenario: Callable[[Bench], Coroutine[Any, Any, None]], batch_events_max: int = 1) -> None:
+def run(
+    scenario: Callable[[Bench], Coroutine[Any, Any, None]], batch_events_max: int = 1, yield_after_s: float = 0.0
+) -> None:
     """Play a scenario on a started engine, and stop it."""
 
     async def main() -> None:
-        bench = Bench(batch_events_max)
+        bench = Bench(batch_events_max, yield_after_s)
         bench.engine.start()
         try:
             await scenario(bench)

@@ -216,6 +216,20 @@ def test_the_catalog_is_applied_before_a_batch_is_ranked() -> None:
     run(scenario)
 
 
+@pytest.mark.parametrize(("yield_after_s", "yields"), [(0.0, False), (60.0, True), (1e10, False)])
+def test_the_encoder_yields_where_records_have_waited_too_long(yield_after_s: float, yields: bool) -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.submit(0)  # at a time years ago
+        await bench.until_ended(1)
+        (published,) = bench.checkpoint.ended[0].effects.lists
+        assert msgspec.json.decode(published.value)["degraded"] == yields
+        assert bench.metrics.totals["yielded_lists_total"] == yields
+        assert bench.metrics.totals["degraded_lists_total"] == yields
+        assert bench.metrics.gauges["degraded"] == 0  # the encoder does not fail
+
+    run(scenario, yield_after_s=yield_after_s)
+
+
 def test_popularity_is_saved_with_a_batch_once_enough_events_came(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "popularity_checkpoint_events", 3)
 

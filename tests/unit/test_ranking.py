@@ -4,11 +4,22 @@ import msgspec
 import numpy as np
 
 from operators import limits
+from operators.candidates.live_covisitation import Companions
 from operators.candidates.popularity import Popularity
+from operators.companions import BatchCompanions
 from operators.defaults import REPEAT_WEIGHT
 from operators.fold import fold
+from operators.fusion import CoVisitationWeights
 from operators.interest import refresh
-from operators.ranking import Cause, Policy, RankedItem, RecommendationList, encode_list, rank
+from operators.ranking import (
+    Cause,
+    Policy,
+    RankedItem,
+    RecommendationList,
+    encode_list,
+    rank,
+    rank_without_encoder,
+)
 from operators.state import UserState
 from tests.fakes import FakeEncoder, event, items
 
@@ -175,6 +186,44 @@ def test_where_every_category_is_full_popular_items_fill_the_list() -> None:
     policy = Policy(category_items_max=2, list_items=4)
     (listed,) = rank([state_of(encoder, "item-1")], [popular("p-1")], encoder, policy, NONE, categories)
     assert [item.source for item in listed] == ["encoder", "encoder", "popularity"]
+
+
+def test_without_the_encoder_own_counts_go_first_and_popular_items_fill_the_list() -> None:
+    state = state_of(FakeEncoder(items(5)), "item-1", "item-2", "unheard-of", "item-1", "item-3")
+    popularity = popular("item-2", "p-1", "p-2")
+    (listed,) = rank_without_encoder([state], [popularity], Policy(list_items=5), {"item-3"})
+    assert ids(listed) == ["item-1", "unheard-of", "item-2", "p-1", "p-2"]
+    assert [item.rank for item in listed] == [1, 2, 3, 4, 5]
+    assert [item.source for item in listed] == ["history"] * 3 + ["popularity"] * 2
+    assert [item.because for item in listed] == [["item-1"], ["unheard-of"], ["item-2"], [], []]
+    assert listed[0].score == round(REPEAT_WEIGHT * np.log(3), 4)
+    (dropped,) = rank_without_encoder([state], [popularity], Policy(seen_items="drop"), NONE)
+    assert ids(dropped) == ["p-1", "p-2"]
+    (popular_only,) = rank_without_encoder([state], [popularity], Policy(repeat_weight=0.0), NONE)
+    assert ids(popular_only) == ["item-2", "p-1", "p-2"]
+
+
+def test_without_the_encoder_co_visitation_is_added_to_own_counts() -> None:
+    encoder = FakeEncoder(items(9))
+    state = state_of(encoder, "item-1", "item-2", "item-2")
+    found = Companions.none(1)
+    item_ids = ["", "item-7", "item-1", "item-8", "item-2"]
+    found.slots[0, :3], found.shares[0, :3], found.causes[0, :3] = [1, 2, 3], [0.5, 0.25, 0.01], [4, 4, 2]
+    weights = CoVisitationWeights(weight=2.0, scale=10.0)
+    policy = Policy(list_items=4, repeat_weight=1.0, covisitation=weights)
+    (listed,) = rank_without_encoder([state], [Popularity()], policy, NONE, BatchCompanions(item_ids, found))
+    # item-1: log 2 by its count and 2 log(1 + 10 / 4) after item-2; item-7: 2 log(1 + 10 / 2).
+    wanted = {
+        "item-7": (2 * np.log(6), "co-visitation", "item-2"),
+        "item-1": (np.log(2) + 2 * np.log(3.5), "co-visitation", "item-2"),
+        "item-2": (np.log(3), "history", "item-2"),
+        "item-8": (2 * np.log(1.1), "co-visitation", "item-1"),
+    }
+    assert ids(listed) == sorted(wanted, key=lambda item: -wanted[item][0])
+    for item in listed:
+        score, source, cause = wanted[item.item_id]
+        np.testing.assert_allclose(item.score, score, atol=1e-4)
+        assert (item.source, item.because) == (source, [cause])
 
 
 def test_diversity_is_maximal_marginal_relevance() -> None:
