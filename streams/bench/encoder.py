@@ -24,8 +24,13 @@ from streams.bench.timing import interleaved_us, medians_us
 
 __all__ = ["H100", "EncoderOptions", "run", "show"]
 
-H100: Final[Mapping[str, float]] = {"fp32_flops_per_s": 67e12, "tf32_flops_per_s": 494e12, "bytes_per_s": 3.35e12}
-"""NVIDIA H100 SXM5 80 GB by its data sheet: float32, TensorFloat-32 without sparsity, memory bandwidth."""
+H100: Final[Mapping[str, float]] = {
+    "fp32_flops_per_s": 67e12,
+    "tf32_flops_per_s": 494e12,
+    "bytes_per_s": 3.35e12,
+    "host_bytes_per_s": 64e9,
+}
+"""NVIDIA H100 SXM5 80 GB by its data sheet: float32, TensorFloat-32 without sparsity, memory, PCIe 5 one way."""
 
 Echo = Callable[[str], object]
 
@@ -108,7 +113,8 @@ def on_paper(event_flops: int, list_flops: int, encoder: OnnxEncoder, batch: int
     """Microseconds on an H100 by arithmetic and by memory traffic; nobody ran this.
 
     A step reads and writes the state of an event (4 bytes a float). A ranking of a batch reads the item matrix once
-    and, unless scoring and search are one kernel, writes and reads one score per item and list.
+    and, unless scoring and search are one kernel, writes and reads one score per item and list. A user's state goes up
+    before a step; state and vector come down after it, for the changelog.
     """
     state_bytes = 2 * 4 * encoder.hidden_width
     matrix_bytes = 4 * encoder.manifest.items * encoder.vector_width
@@ -120,6 +126,8 @@ def on_paper(event_flops: int, list_flops: int, encoder: OnnxEncoder, batch: int
         "top_k_fp32_us": round(list_flops / H100["fp32_flops_per_s"] * 1e6, 5),
         "top_k_tf32_us": round(list_flops / H100["tf32_flops_per_s"] * 1e6, 5),
         "top_k_memory_us": round((matrix_bytes / batch + score_bytes) / H100["bytes_per_s"] * 1e6, 5),
+        "state_up_us": round(4 * encoder.hidden_width / H100["host_bytes_per_s"] * 1e6, 5),
+        "state_down_us": round(4 * (encoder.hidden_width + encoder.vector_width) / H100["host_bytes_per_s"] * 1e6, 5),
     }
 
 
