@@ -62,6 +62,8 @@ class Metrics:
         self.gauges: dict[str, float] = {}
         self.watched: dict[str, Callable[[], float]] = {}
         """Gauges that are asked for when they are read."""
+        self.processor: Callable[[], Mapping[str, float]] = dict
+        """Seconds of processor time by thread, asked for when they are read."""
         self._stages: defaultdict[str, _Histogram] = defaultdict(_Histogram)
         self._queue = _Histogram()
         self._freshness = _Histogram()
@@ -88,8 +90,7 @@ class Metrics:
         """The exposition format of Prometheus."""
         lines: list[str] = []
         for name in _HELP:
-            lines += [f"# HELP headwater_{name} {_HELP[name]}", f"# TYPE headwater_{name} counter"]
-            lines.append(f"headwater_{name} {self.totals[name]}")
+            lines += [*_head(name, _HELP[name], "counter"), f"headwater_{name} {self.totals[name]}"]
         lines += _head("freshness_seconds", "from an event's record time to its list delivered and its state stored")
         lines += self._freshness.lines("headwater_freshness_seconds")
         lines += _head("queue_seconds", "from an event's record time to the batch that took it")
@@ -97,11 +98,14 @@ class Metrics:
         lines += _head("stage_seconds", "a batch's time in each stage")
         for stage, of_stage in sorted(self._stages.items()):
             lines += of_stage.lines("headwater_stage_seconds", f'stage="{stage}"')
+        lines += _head("processor_seconds_total", "processor time by thread", "counter")
+        for thread, seconds in self.processor().items():
+            lines.append(f'headwater_processor_seconds_total{{thread="{thread}"}} {seconds:.6f}')
         watched = {name: read() for name, read in self.watched.items()}
         for name, value in sorted((self.gauges | watched).items()):
             lines += [f"# TYPE headwater_{name} gauge", f"headwater_{name} {value:g}"]
         return "\n".join(lines) + "\n"
 
 
-def _head(name: str, help_text: str) -> list[str]:
-    return [f"# HELP headwater_{name} {help_text}", f"# TYPE headwater_{name} histogram"]
+def _head(name: str, help_text: str, kind: str = "histogram") -> list[str]:
+    return [f"# HELP headwater_{name} {help_text}", f"# TYPE headwater_{name} {kind}"]

@@ -106,10 +106,20 @@ def backlog_of(prefix: str, events: Sequence[tuple[bytes, bytes]], partitions: i
 class Lab:
     """One broker and a scratch directory. Every process is started in the directory, so that no settings leak in."""
 
-    def __init__(self, kind: BrokerKind, address: str, home: Path) -> None:
+    def __init__(self, kind: BrokerKind, address: str, home: Path, broker_pid: int | None = None) -> None:
         self.kind: BrokerKind = kind
         self.address = address
         self.home = home
+        self._broker_pid = broker_pid
+
+    def broker_seconds(self) -> float:
+        """Processor time of the broker since it began; 0 where it is not known."""
+        stat = Path(f"/proc/{self._broker_pid}/stat")
+        if not stat.is_file():
+            return 0.0
+        # Behind the name, which may hold anything: state is field 3, utime and stime are 14 and 15.
+        fields = stat.read_text("utf-8").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     @property
     def list_config(self) -> dict[str, str]:
@@ -309,4 +319,4 @@ def laboratory(kind: BrokerKind) -> Generator[Lab]:
         BrokerError: the broker does not start.
     """
     with tempfile.TemporaryDirectory(prefix="headwater-bench-") as home, start(kind) as broker:
-        yield Lab(kind, broker.address, Path(home))
+        yield Lab(kind, broker.address, Path(home), broker.pid)

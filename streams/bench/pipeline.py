@@ -5,9 +5,8 @@ contender is taken over the stretch between its first and its last batch of list
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
 from typing import Any, Final
 
 from infra.broker import BrokerKind
@@ -22,7 +21,7 @@ from streams.bench.ceilings import (
 )
 from streams.bench.lab import Backlog, BenchError, Lab, backlog_of, fill_topics, laboratory, read_purchases
 from streams.bench.runs import Measured, run_headwater, run_naive
-from streams.bench.summary import machine, show, summarize, versions
+from streams.bench.summary import machine, per_event_us, show, summarize, versions
 
 __all__ = ["PipelineOptions", "run", "show"]
 
@@ -62,15 +61,18 @@ def run(options: PipelineOptions, echo: Echo) -> dict[str, Any]:
         echo(f"{options.broker} broker on {lab.address}; filling the topics")
         for each in (backlog, naive_backlog):
             asyncio.run(fill_topics(lab, each))
-        rounds = [
-            _Round(lab, encoder, backlog, naive_backlog, options, number, echo).figures()
+        turns = [
+            _Round(lab, encoder, backlog, naive_backlog, options, number, echo)
             for number in range(1, options.rounds + 1)
         ]
-    return _result(options, encoder, rounds)
+        rounds = [turn.figures() for turn in turns]
+    return _result(options, encoder, rounds, [turn.run for turn in turns])
 
 
 class _Round:
-    """One turn of every contender."""
+    """One turn of every contender; ``run`` is the worker's at its default batches."""
+
+    run: Measured
 
     def __init__(
         self,
@@ -87,7 +89,7 @@ class _Round:
         self._options, self._number, self._echo = options, number, echo
 
     def figures(self) -> dict[str, float]:
-        """Every figure of the round by name; stages are named ``stage.<name>``, in microseconds per event."""
+        """Every figure of the round by name."""
         figures = self._worker("", None)
         figures |= self._worker("small_batches_", self._options.small_batch_events_max)
         self._say(f"naive Faust agent, {self._options.naive_events} events")
@@ -110,14 +112,16 @@ class _Round:
             f"{prefix}encoder_events_per_s": encoded.events_per_s,
             f"{prefix}encoder_lists_per_s": encoded.lists_per_s,
         }
-        return figures if prefix else figures | self._parts(measured, name, batches)
+        if prefix:
+            return figures
+        self.run = measured
+        return figures | self._parts(name, batches)
 
-    def _parts(self, measured: Measured, name: str, batches: Any) -> dict[str, float]:
+    def _parts(self, name: str, batches: Any) -> dict[str, float]:
         lab, backlog = self._lab, self._backlog
         core = core_alone(self._encoder, batches)
         writes, loads = state_per_s(lab.home / f"{name}-store", core.effects)
-        stages = {f"stage.{stage}": 1e6 * value / backlog.events for stage, value in measured.stages.items()}
-        return stages | {
+        return {
             "core_events_per_s": core.rate.events_per_s,
             "core_lists_per_s": core.rate.lists_per_s,
             "state_writes_per_s": writes,
@@ -132,11 +136,13 @@ class _Round:
         self._echo(f"round {self._number}/{self._options.rounds}: {what}")
 
 
-def _result(options: PipelineOptions, encoder: OnnxEncoder, rounds: list[dict[str, float]]) -> dict[str, Any]:
-    plain = [{name: value for name, value in each.items() if not name.startswith("stage.")} for each in rounds]
+def _result(
+    options: PipelineOptions, encoder: OnnxEncoder, rounds: list[dict[str, float]], runs: list[Measured]
+) -> dict[str, Any]:
     return {
-        **summarize(plain),
-        "stages_us_per_event": _stages(rounds),
+        **summarize(rounds),
+        "stages_us_per_event": per_event_us([run.stages for run in runs], options.events),
+        "processor_us_per_event": per_event_us([run.processor for run in runs], options.events),
         "rounds": options.rounds,
         "events": options.events,
         "naive_events": options.naive_events,
@@ -148,9 +154,3 @@ def _result(options: PipelineOptions, encoder: OnnxEncoder, rounds: list[dict[st
         "machine": machine(),
         "versions": versions(options.broker),
     }
-
-
-def _stages(rounds: list[dict[str, float]]) -> dict[str, float]:
-    shared: Mapping[str, float] = rounds[0]
-    names = [name for name in shared if name.startswith("stage.") and all(name in each for each in rounds)]
-    return {name.removeprefix("stage."): round(median(each[name] for each in rounds), 2) for name in names}

@@ -15,6 +15,7 @@ from streams.bench.lab import BenchError
 from streams.bench.latency import QUANTILES, STAGES
 from streams.bench.peers import contest
 from streams.bench.plots import draw
+from streams.bench.summary import spent
 from streams.bench.targets import Judged, judge
 from streams.clients.errors import ClientError
 from streams.plan import COSTS_FILE, costs_of
@@ -189,8 +190,7 @@ def _pipeline_lines(result: Result) -> list[str]:
         "ratio_ceiling": "of the lowest ceiling",
     }
     rows = [[title, _with_spread(result[name], result["spread"][name])] for name, title in names.items()]
-    stages = ", ".join(f"{stage} {value:g}" for stage, value in result["stages_us_per_event"].items())
-    return [*_table(("", "median"), rows), "", f"Worker's microseconds an event by stage: {stages}."]
+    return [*_table(("", "median"), rows), "", *spent(result)]
 
 
 def _freshness_lines(result: Result) -> list[str]:
@@ -303,7 +303,7 @@ def _ranking_lines(result: Result) -> list[str]:
 
 def _state_lines(result: Result) -> list[str]:
     rows = [[name.replace("_", " "), _with_spread(result[name], spread)] for name, spread in result["spread"].items()]
-    return ["50 items kept, the ten newest published, no model.", "", *_table(("", "median"), rows)]
+    return ["50 items kept, the ten newest published, no model.", "", *_table(("", "median"), rows), "", *spent(result)]
 
 
 def _replay_lines(result: Result) -> list[str]:

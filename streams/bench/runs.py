@@ -37,6 +37,7 @@ _METRICS_TIMEOUT_S: Final = 5.0
 _READY_S_MAX: Final = 300.0
 _READY_POLL_S: Final = 0.02
 _STAGE: Final = 'headwater_stage_seconds_sum{stage="'
+_PROCESSOR: Final = 'headwater_processor_seconds_total{thread="'
 _WORKER: Final = (
     "import logging, sys; logging.basicConfig(level=logging.WARNING); from streams.serving import run_worker;"
     " from streams.settings import load_settings; run_worker(load_settings())"
@@ -74,11 +75,14 @@ class Stretch(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """A run's lists in the order of their batches, the stretch that counts, and the worker's seconds by stage."""
+    """A run's lists in the order of their batches, the stretch that counts, and what the worker spent."""
 
     lists: list[Listed]
     stretch: Stretch
     stages: dict[str, float]
+    """Seconds by stage."""
+    processor: dict[str, float]
+    """Seconds of processor time by the worker's thread, and of the broker, from when the worker was ready."""
 
 
 def stretch_of(lists: Sequence[Listed]) -> Stretch:
@@ -105,9 +109,16 @@ async def run_headwater(
     """A worker with its default settings but for ``settings``, from an empty state to the end of the backlog."""
     topics = await create_topics(lab, name, backlog.topics, len(backlog.records))
     with serving(lab, name, topics, settings or {}, code=code) as worker:
+        await asyncio.to_thread(worker.wait_ready)
+        before, of_broker = await asyncio.to_thread(worker.metrics), lab.broker_seconds()
         await lab.wait_for_group(name, backlog, worker.process)
-        stages = stage_seconds(await asyncio.to_thread(worker.metrics))
-    return await read_back(lab, backlog, topics.recommendations, stages)
+        after, of_broker = await asyncio.to_thread(worker.metrics), lab.broker_seconds() - of_broker
+    spent = {
+        thread: seconds - _by_label(before, _PROCESSOR)[thread]
+        for thread, seconds in _by_label(after, _PROCESSOR).items()
+    }
+    measured = await read_back(lab, backlog, topics.recommendations)
+    return measured._replace(stages=stage_seconds(after), processor=spent | {"broker": of_broker})
 
 
 async def create_topics(
@@ -198,11 +209,11 @@ async def run_naive(lab: Lab, backlog: Backlog, name: str) -> Measured:
     command = python("-m", "streams.bench.peers.naive", msgspec.json.encode(config).decode())
     with lab.running(name, command, subprocess_environment({})) as process:
         await lab.wait_for_group(name, backlog, process)
-    return await read_back(lab, backlog, lists, {})
+    return await read_back(lab, backlog, lists)
 
 
-async def read_back(lab: Lab, backlog: Backlog, topic: str, stages: dict[str, float]) -> Measured:
-    """The lists of a run that is over.
+async def read_back(lab: Lab, backlog: Backlog, topic: str) -> Measured:
+    """The lists of a run that is over; what the worker spent is not in them.
 
     Raises:
         BenchError: not every event caused exactly one list.
@@ -214,7 +225,7 @@ async def read_back(lab: Lab, backlog: Backlog, topic: str, stages: dict[str, fl
         lists.append(Listed(record.timestamp, wire.generated_at, record.key, causes))
     _check_complete(lists, backlog)
     lists.sort(key=lambda listed: listed.generated_at_ms)
-    return Measured(lists, stretch_of(lists), stages)
+    return Measured(lists, stretch_of(lists), {}, {})
 
 
 def _check_complete(lists: Sequence[Listed], backlog: Backlog) -> None:
@@ -230,7 +241,11 @@ def _check_complete(lists: Sequence[Listed], backlog: Backlog) -> None:
 
 def stage_seconds(metrics: Mapping[str, float]) -> dict[str, float]:
     """A worker's seconds by stage, out of its metrics."""
-    return {name[len(_STAGE) : -2]: value for name, value in metrics.items() if name.startswith(_STAGE)}
+    return _by_label(metrics, _STAGE)
+
+
+def _by_label(metrics: Mapping[str, float], head: str) -> dict[str, float]:
+    return {name[len(head) : -2]: value for name, value in metrics.items() if name.startswith(head)}
 
 
 def _samples(text: str) -> dict[str, float]:

@@ -160,7 +160,7 @@ async def _fill_changelog(lab: Lab, encoder: OnnxEncoder, options: ScaleOptions,
 def _measure(point: _Point) -> dict[str, float]:
     with _workers(point) as (workers, restore_s):
         asyncio.run(point.lab.wait_for_group(point.name, point.backlog, workers[0].process))
-        measured = asyncio.run(read_back(point.lab, point.backlog, point.topics.recommendations, {}))
+        measured = asyncio.run(read_back(point.lab, point.backlog, point.topics.recommendations))
         quantiles = _freshness(point)
         memory = sum(_memory_mb(worker.process.pid) for worker in workers)
     disk = sum(file.stat().st_size for home in _homes(point) for file in home.rglob("*") if file.is_file())

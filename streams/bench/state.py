@@ -19,8 +19,8 @@ from operators import state
 from streams.bench.ceilings import consume_per_s, core_alone, produce_per_s, recorded_batches, state_per_s
 from streams.bench.history import SETTINGS, HistoryEncoder
 from streams.bench.lab import Backlog, BenchError, Lab, backlog_of, fill_topics, laboratory, read_purchases
-from streams.bench.runs import HISTORY_WORKER, run_headwater
-from streams.bench.summary import machine, setting, spread_of, versions
+from streams.bench.runs import HISTORY_WORKER, Measured, run_headwater
+from streams.bench.summary import machine, per_event_us, setting, spent, spread_of, versions
 from streams.bench.timing import timed_us
 
 __all__ = ["StateOptions", "run", "show"]
@@ -68,10 +68,13 @@ def run(options: StateOptions, echo: Echo) -> dict[str, Any]:
     with laboratory(options.broker) as lab:
         echo(f"{options.broker} broker on {lab.address}; filling the topics")
         asyncio.run(fill_topics(lab, backlog))
-        rounds = [_round(lab, backlog, encoder, number, echo) for number in range(1, options.rounds + 1)]
+        turns = [_round(lab, backlog, encoder, number, echo) for number in range(1, options.rounds + 1)]
+    runs, rounds = zip(*turns, strict=True)
     return {
         **{name: round(median(each[name] for each in rounds), 2) for name in rounds[0]},
         "spread": {name: spread_of([each[name] for each in rounds]) for name in rounds[0]},
+        "stages_us_per_event": per_event_us([run.stages for run in runs], options.events),
+        "processor_us_per_event": per_event_us([run.processor for run in runs], options.events),
         "rounds": options.rounds,
         "events": options.events,
         "partitions": options.partitions,
@@ -81,7 +84,7 @@ def run(options: StateOptions, echo: Echo) -> dict[str, Any]:
     }
 
 
-def _round(lab: Lab, backlog: Backlog, encoder: Any, number: int, echo: Echo) -> dict[str, float]:
+def _round(lab: Lab, backlog: Backlog, encoder: Any, number: int, echo: Echo) -> tuple[Measured, dict[str, float]]:
     name = f"state-{number}"
     measured = asyncio.run(run_headwater(lab, backlog, name, settings=SETTINGS, code=HISTORY_WORKER))
     echo(f"round {number}: {measured.stretch.events_per_s:,.0f} events/s; the parts")
@@ -90,7 +93,7 @@ def _round(lab: Lab, backlog: Backlog, encoder: Any, number: int, echo: Echo) ->
     values = list({put.user: put.value for effects in core.effects for put in effects.puts}.values())
     states = [state.decode(value) for value in values]
     partitions = len(backlog.records)
-    return {
+    return measured, {
         "events_per_s": measured.stretch.events_per_s,
         "lists_per_s": measured.stretch.lists_per_s,
         "events_per_list": measured.stretch.events / measured.stretch.lists,
@@ -113,4 +116,6 @@ def show(result: Mapping[str, Any]) -> None:
         table.add_row(title, *(f"{value:,.10g}" for value in (result[name], spread["min"], spread["max"])))
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
+    for line in spent(result):
+        console.print(line)
     console.print(f"{result['events_per_list']:.1f} events a list; {result['events']} events, {setting(result)}")

@@ -14,7 +14,17 @@ from rich.table import Table
 
 from infra.broker.jars import kafka_version
 
-__all__ = ["machine", "setting", "show", "spread_of", "summarize", "versions", "with_ratios"]
+__all__ = [
+    "machine",
+    "per_event_us",
+    "setting",
+    "show",
+    "spent",
+    "spread_of",
+    "summarize",
+    "versions",
+    "with_ratios",
+]
 
 _PACKAGES: Final = (
     "headwater",
@@ -82,6 +92,26 @@ def with_ratios(figures: Mapping[str, float]) -> dict[str, float]:
     return done
 
 
+def per_event_us(runs: Sequence[Mapping[str, float]], events: int) -> dict[str, float]:
+    """The median over the runs of each of their seconds, in microseconds an event."""
+    return {name: round(1e6 * median(run[name] for run in runs) / events, 2) for name in runs[0]}
+
+
+def spent(result: Mapping[str, Any]) -> list[str]:
+    """What an event took of the worker, in words: by stage, and by thread beside the broker's part."""
+    stages, threads = (
+        ", ".join(f"{name} {value:g}" for name, value in result[part].items())
+        for part in ("stages_us_per_event", "processor_us_per_event")
+    )
+    total = sum(result["processor_us_per_event"].values())
+    cores = total * result["events_per_s"] / 1e6
+    return [
+        f"Microseconds an event by stage (by the clock, waits included): {stages}.",
+        f"Processor time an event by the worker's thread, and of the broker: {threads}; {total:.1f} in all, so that"
+        f" {cores:.2f} cores were busy.",
+    ]
+
+
 def spread_of(values: Sequence[float]) -> dict[str, float]:
     """Least and greatest."""
     return {"min": _rounded(min(values)), "max": _rounded(max(values))}
@@ -134,8 +164,8 @@ def show(result: Mapping[str, Any]) -> None:
         table.add_row(title, _cell(result, events), _cell(result, lists), each)
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True, width=_WIDTH)
     console.print(table)
-    stages = ", ".join(f"{stage} {value:g}" for stage, value in result["stages_us_per_event"].items())
-    console.print(f"worker's microseconds per event by stage: {stages}")
+    for line in spent(result):
+        console.print(line)
     console.print(
         f"{result['ratio_naive']:.1f} times the events and {result['ratio_naive_lists']:.1f} times the lists of the"
         " naive agent, which publishes one list per event"

@@ -186,16 +186,22 @@ def test_the_result_has_what_the_table_shows(capsys: pytest.CaptureFixture[str])
     encoder: Any = FakeEncoder(items(5))
     encoder.manifest = type("Manifest", (), {"items": 6})
     options = replace(pipeline.PipelineOptions(), rounds=2)
-    rounds = [{**_FIGURES, "stage.decode": 3.0}, {**_FIGURES, "stage.decode": 5.0}]
-    result = pipeline._result(options, encoder, rounds)
+    stretch = stretch_of([Listed(1_000, 990, b"a", []), Listed(1_600, 1_200, b"a", [(0, 0)])])
+    spent = [(0.72, 1.2), (1.2, 0.24)]  # seconds of 240,000 events
+    turns = [
+        runs.Measured([], stretch, {"decode": decode}, {"core": 2 * decode, "broker": broker})
+        for decode, broker in spent
+    ]
+    result = pipeline._result(options, encoder, [_FIGURES, _FIGURES], turns)
     assert result["stages_us_per_event"] == {"decode": 4.0}
+    assert result["processor_us_per_event"] == {"core": 8.0, "broker": 3.0}
     assert result["catalogue_items"] == 5
     assert {"cpu", "cores", "memory_gb", "python"} <= set(result["machine"])
     assert result["versions"]["faust-streaming"]
-    assert not [name for name in result if name.startswith("stage.")]
     summary.show(result)
     shown = capsys.readouterr().out
     assert re.search(r"naive Faust agent +500 \(500 to 500\) +500 \(500 to 500\)", shown)
+    assert "core 8, broker 3; 11.0 in all, so that 0.22 cores were busy" in shown  # 20,000 events a second
     assert "0.50 of the lowest ceiling (40,000 events/s); 0.75 with small batches" in shown
 
 

@@ -1,14 +1,19 @@
 """Counters and histograms of ``streams.metrics`` and their Prometheus text."""
 
 import re
+import threading
+import time
 
 import numpy as np
 
 from operators.process import Counts
 from streams.metrics import Metrics
+from streams.processor import processor_seconds
 
 COUNTS = Counts(records=10, folded=6, duplicates=2, late=1, rejected=1, unknown_items=3, popularity_lists=1)
-SAMPLE = re.compile(r'^(headwater_[a-z_]+(?:\{(?:stage="[a-z]+")?,?(?:le="[0-9.+Inf]+")?\})?) (-?[0-9.e+-]+)$')
+SAMPLE = re.compile(
+    r'^(headwater_[a-z_]+(?:\{(?:(?:stage|thread)="[a-z]+")?,?(?:le="[0-9.+Inf]+")?\})?) (-?[0-9.e+-]+)$'
+)
 
 
 def samples(metrics: Metrics) -> dict[str, float]:
@@ -69,8 +74,40 @@ def test_every_sample_has_a_type() -> None:
     metrics = Metrics()
     metrics.batch(COUNTS, 4, {"decode": 0.25})
     metrics.gauges["cached_users"] = 17
+    metrics.processor = lambda: {"loop": 1.5}
     text = metrics.prometheus()
     assert text.endswith("\n")
     typed = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
     names = {re.split(r"[{ ]", name)[0] for name in samples(metrics)}
+    assert text.count("# TYPE") == len(typed)
     assert {re.sub("_(bucket|sum|count)$", "", name) for name in names} == typed
+
+
+def test_processor_time_by_thread() -> None:
+    done = threading.Event()
+
+    def work() -> None:
+        began = time.thread_time()
+        while time.thread_time() - began < 0.2:
+            pass
+        done.set()
+        hold.wait()
+
+    hold = threading.Event()
+    before = processor_seconds()
+    thread = threading.Thread(target=work, name="headwater-core_0")
+    thread.start()
+    done.wait()
+    after = processor_seconds()
+    hold.set()
+    thread.join()
+    assert list(after) == ["loop", "decode", "core", "store", "others"]
+    assert after["core"] - before["core"] >= 0.2
+    assert after["decode"] == before["decode"] == 0
+    assert sum(after.values()) - sum(before.values()) >= 0.2
+    assert after["loop"] - before["loop"] < 0.2
+    metrics = Metrics()
+    metrics.processor = lambda: {"loop": 1.5, "core": 0.25}
+    values = samples(metrics)
+    assert values['headwater_processor_seconds_total{thread="loop"}'] == 1.5
+    assert values['headwater_processor_seconds_total{thread="core"}'] == 0.25

@@ -247,7 +247,7 @@ async def _wait_for_lists(lab: Lab, topic: str, backlog: Backlog, process: Proce
         idle = time.monotonic() - since
         if count and idle > _SETTLED_S:
             try:
-                return await read_back(lab, backlog, topic, {})
+                return await read_back(lab, backlog, topic)
             except BenchError:
                 if idle > _STALL_S_MAX:
                     raise
