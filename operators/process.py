@@ -1,7 +1,6 @@
 """One batch through the pure core: what becomes of states, and what is asked of the world; live and replay alike."""
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from contextlib import suppress
 from typing import Final, NamedTuple
 
 from operators import ranking, state
@@ -146,13 +145,14 @@ def process_batch(
         companions = visits.learned([outcome.fresh for outcome in folded], order, batch.bounds)
     mark("fold")
     ranked: list[list[ranking.RankedItem]] | None = None
-    fails = True
-    with suppress(EncoderError):
+    fails = False
+    try:
         _refresh(of_users, folded, encoder)
         mark("encode")
         if not yields:
             ranked = ranking.rank(of_users, popularities, encoder, policy, withdrawn, categories, companions)
-        fails = False
+    except EncoderError:
+        fails = True
     degraded = ranked is None
     if ranked is None:
         ranked = ranking.rank_without_encoder(of_users, popularities, policy, withdrawn, companions)
@@ -168,7 +168,9 @@ def process_batch(
         _erase_effect(user, request, states[user], topics[ERASURE], now_ms) for user, request in batch.erasures
     )
     counts = _count(batch, folded, ranked)
-    counts = counts._replace(degraded_lists=degraded * len(lists), yielded_lists=(yields and not fails) * len(lists))
+    counts = counts._replace(
+        degraded_lists=len(lists) if degraded else 0, yielded_lists=len(lists) if yields and not fails else 0
+    )
     mark("lists")
     return Effects(puts, lists, batch.dead_letters, counts, erasures)
 

@@ -145,9 +145,10 @@ def rank_without_encoder(
     withdrawn: Container[str],
     companions: BatchCompanions | None = None,
 ) -> list[list[RankedItem]]:
-    """``rank`` by what costs little: the fused score less the encoder's part, and popular items for the rest.
+    """``rank`` by what costs little: own counts and co-visitation with their weights, and popular items for the rest.
 
-    The catalogue's boosts and the policy's caps and diversity are left out.
+    Items that the model does not know are ranked like any others. The catalogue's boosts and the policy's caps and
+    diversity are left out.
     """
     lists: list[list[RankedItem]] = []
     for n, (state, popularity) in enumerate(zip(states, popularities, strict=True)):
@@ -163,9 +164,9 @@ def _of_bonuses(
 ) -> list[RankedItem]:
     """The best by the user's own counts and co-visitation; of equal ones what the user took last."""
     repeated = policy.seen_items == "keep" and policy.repeat_weight > 0
-    counts = Counter(reversed(state.history_items)) if repeated else Counter[str]()
+    counts: Counter[str] = Counter(reversed(state.history_items)) if repeated else Counter()
     followed: dict[str, tuple[float, str]] = {}
-    if policy.covisitation is not None:
+    if policy.covisitation is not None and policy.covisitation.weight > 0:
         weight, scale = policy.covisitation.weight, policy.covisitation.scale
         followed = {item_id: (weight * math.log1p(scale * share), cause) for item_id, share, cause in followers}
     # Only co-visitation changes the order of own counts, so that any other of the best is among the best of those.
@@ -175,7 +176,7 @@ def _of_bonuses(
     for item_id in candidates:
         own = policy.repeat_weight * math.log1p(counts[item_id])
         added, cause = followed.get(item_id, (0.0, item_id))
-        source, reason = ("history", item_id) if own >= added and own else ("co-visitation", cause)
+        source, reason = ("history", item_id) if own >= added else ("co-visitation", cause)
         items.append(RankedItem(item_id, 0, own + added, source, [reason] if policy.explain else []))
     best = sorted(items, key=lambda item: -item.score)[: policy.list_items]
     for place, item in enumerate(best, 1):

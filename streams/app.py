@@ -29,7 +29,7 @@ from streams.intake import Intake
 from streams.loop_consumer import hand_on_parsed_records
 from streams.metrics import Metrics
 from streams.policy import policy_of
-from streams.processor import processor_seconds
+from streams.processor import ProcessorTime
 from streams.progress import RestoreProgress
 from streams.reach import why_unreachable
 from streams.resources import open_files_of_partition
@@ -119,7 +119,7 @@ class Worker:
         add_agent(self.app, self.engine, event_types)
         self.app.chunk_consumer.on_revoke_drain(self.engine)
         self.metrics.watched["lag_events"] = self._lag_events
-        self.metrics.processor = processor_seconds
+        self.metrics.processor = ProcessorTime().seconds
         self.app.chunk_consumer.check_sources = self.states.check_sources
         self.web = WebServer(worker.web_host, worker.web_port, self.metrics, self.is_ready)
         try:

@@ -7,7 +7,6 @@ An error anywhere ends the worker; nothing of the batch is acknowledged.
 
 import asyncio
 import contextlib
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from operators import limits
 from operators.batches import Batch, Chunk, UserKey, decode_chunks
@@ -43,15 +43,21 @@ _SETTLING_BATCHES: Final = 4
 class _Decoded(NamedTuple):
     batch: Batch
     begun_ms: int
-    waited_ms: int
-    """Of the record that had waited longest."""
+    appended_ms: NDArray[np.int64]
+    """(records,) their record times."""
     seconds: float
+
+    @property
+    def waited_ms(self) -> float:
+        """The median over the records: a few old ones say nothing of the worker."""
+        return float(self.begun_ms - np.median(self.appended_ms)) if len(self.appended_ms) else 0.0
 
 
 class _Work(NamedTuple):
     effects: Effects
     snapshots: list[tuple[int, bytes, bytes]]
     begun_ms: int
+    appended_ms: NDArray[np.int64]
     seconds: dict[str, float]
 
 
@@ -87,7 +93,7 @@ class Engine:
         self._accepts = accepts
         self._pseudonyms = pseudonyms
         self._batch_events_max = batch_events_max
-        self._yield_after_ms = 1000 * yield_after_s or math.inf
+        self._yield_after_ms = 1000 * yield_after_s if yield_after_s else None
         self._thread = ThreadPoolExecutor(1, "headwater-core")
         self._decode_thread = ThreadPoolExecutor(1, "headwater-decode")
         self._queue = IntakeQueue(source)
@@ -245,13 +251,13 @@ class Engine:
             categories=self._catalog.categories,
             now_ms=begun_ms,
             covisitation=covisitation,
-            yields=decoded.waited_ms > self._yield_after_ms,
+            yields=self._yield_after_ms is not None and decoded.waited_ms > self._yield_after_ms,
             mark=clock.mark,
         )
         if self._pseudonyms is not None:
             effects = effects._replace(dead_letters=[withheld(letter) for letter in effects.dead_letters])
         snapshots = self._states.due_snapshots(limits.popularity_checkpoint_events)
-        return _Work(effects, snapshots, begun_ms, clock.seconds)
+        return _Work(effects, snapshots, begun_ms, decoded.appended_ms, clock.seconds)
 
     async def _settle(self, intakes: Sequence[Intake], work: _Work, before: "asyncio.Task[None] | None") -> None:
         started = time.perf_counter()
@@ -268,8 +274,7 @@ class Engine:
         self._erased.extend((erase.user, erase.next_offset) for erase in work.effects.erasures)
         seconds = {**work.seconds, "settle": time.perf_counter() - started}
         self._metrics.batch(work.effects.counts, len(work.effects.lists), seconds)
-        appended_ms = np.array([record.timestamp for intake in intakes for record in intake.chunk.records], np.int64)
-        self._metrics.ages(appended_ms, work.begun_ms, now_ms())
+        self._metrics.ages(work.appended_ms, work.begun_ms, now_ms())
         counts = work.effects.counts
         self._metrics.gauges["degraded"] = counts.degraded_lists > counts.yielded_lists
         async with self._changed:
@@ -280,9 +285,9 @@ class Engine:
 
 def _decode(chunks: Sequence[Chunk], pseudonyms: Pseudonyms | None) -> _Decoded:
     began, begun_ms = time.perf_counter(), now_ms()
-    oldest_ms = min(chunk.records[0].timestamp for chunk in chunks)
     batch = decode_chunks(chunks, begun_ms, pseudonyms)
-    return _Decoded(batch, begun_ms, begun_ms - oldest_ms, time.perf_counter() - began)
+    appended_ms = np.array([record.timestamp for chunk in chunks for record in chunk.records], np.int64)
+    return _Decoded(batch, begun_ms, appended_ms, time.perf_counter() - began)
 
 
 def _count_events(intakes: Sequence[Intake]) -> int:

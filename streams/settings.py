@@ -141,8 +141,8 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     commit_interval_s: Annotated[float, Meta(gt=0)] = 1.0
     batch_events_max: Annotated[int, Meta(ge=1, le=limits.batch_events_max)] = limits.batch_events_max
     yield_after_s: Annotated[float, Meta(ge=0)] = 0.0
-    """Lists of a batch with a record that has waited longer, by its record time, are made without the encoder and say
-    ``degraded``; 0: however late, all are made with it. Not for a replay, whose records are old."""
+    """Lists of a batch whose records have waited longer (the median, by record times) are made without the encoder and
+    say ``degraded``; 0: however late, all are made with it. Not for a replay, whose records are old."""
     cache_users_max: Annotated[int, Meta(ge=1)] = limits.cache_users_max
     block_cache_mb: Annotated[int, Meta(ge=8)] = 128
     """RocksDB block cache, shared by all partitions of the worker."""

@@ -110,11 +110,11 @@ def _batch(batch: int, times: Mapping[tuple[str, int], list[float]], limits_us: 
 
 
 def on_paper(event_flops: int, list_flops: int, encoder: OnnxEncoder, batch: int) -> dict[str, float]:
-    """Microseconds on an H100 by arithmetic and by memory traffic; nobody ran this.
+    """Microseconds on an H100 by arithmetic, by memory traffic and by the way to the host and back; nobody ran this.
 
     A step reads and writes the state of an event (4 bytes a float). A ranking of a batch reads the item matrix once
-    and, unless scoring and search are one kernel, writes and reads one score per item and list. A user's state goes up
-    before a step; state and vector come down after it, for the changelog.
+    and, unless scoring and search are one kernel, writes and reads one score per item and list. Of each user
+    of a batch the state goes up before the steps; state and vector come down after them, for the changelog.
     """
     state_bytes = 2 * 4 * encoder.hidden_width
     matrix_bytes = 4 * encoder.manifest.items * encoder.vector_width

@@ -5,7 +5,7 @@ contender is taken over the stretch between its first and its last batch of list
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ __all__ = ["PipelineOptions", "run", "show"]
 _EVENTS_MIN: Final = 100
 
 Echo = Callable[[str], object]
+_Turn = tuple[Measured, dict[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +63,14 @@ def run(options: PipelineOptions, echo: Echo) -> dict[str, Any]:
         for each in (backlog, naive_backlog):
             asyncio.run(fill_topics(lab, each))
         turns = [
-            _Round(lab, encoder, backlog, naive_backlog, options, number, echo)
+            _Round(lab, encoder, backlog, naive_backlog, options, number, echo).take()
             for number in range(1, options.rounds + 1)
         ]
-        rounds = [turn.figures() for turn in turns]
-    return _result(options, encoder, rounds, [turn.run for turn in turns])
+    return _result(options, encoder, turns)
 
 
 class _Round:
-    """One turn of every contender; ``run`` is the worker's at its default batches."""
-
-    run: Measured
+    """One turn of every contender."""
 
     def __init__(
         self,
@@ -88,15 +86,16 @@ class _Round:
         self._backlog, self._naive_backlog = backlog, naive_backlog
         self._options, self._number, self._echo = options, number, echo
 
-    def figures(self) -> dict[str, float]:
-        """Every figure of the round by name."""
-        figures = self._worker("", None)
-        figures |= self._worker("small_batches_", self._options.small_batch_events_max)
+    def take(self) -> _Turn:
+        """The worker's run at its default batches, and every figure of the round by name."""
+        measured, figures = self._worker("", None)
+        figures |= self._worker("small_batches_", self._options.small_batch_events_max)[1]
         self._say(f"naive Faust agent, {self._options.naive_events} events")
         stretch = asyncio.run(run_naive(self._lab, self._naive_backlog, f"naive-{self._number}")).stretch
-        return figures | {"naive_events_per_s": stretch.events_per_s, "naive_lists_per_s": stretch.lists_per_s}
+        naive = {"naive_events_per_s": stretch.events_per_s, "naive_lists_per_s": stretch.lists_per_s}
+        return measured, figures | naive
 
-    def _worker(self, prefix: str, batch_events_max: int | None) -> dict[str, float]:
+    def _worker(self, prefix: str, batch_events_max: int | None) -> _Turn:
         size = "default batches" if batch_events_max is None else f"batches of {batch_events_max}"
         self._say(f"worker, {self._backlog.events} events, {size}")
         name = f"bench-{prefix.replace('_', '-')}{self._number}"
@@ -112,10 +111,7 @@ class _Round:
             f"{prefix}encoder_events_per_s": encoded.events_per_s,
             f"{prefix}encoder_lists_per_s": encoded.lists_per_s,
         }
-        if prefix:
-            return figures
-        self.run = measured
-        return figures | self._parts(name, batches)
+        return measured, figures if prefix else figures | self._parts(name, batches)
 
     def _parts(self, name: str, batches: Any) -> dict[str, float]:
         lab, backlog = self._lab, self._backlog
@@ -136,9 +132,8 @@ class _Round:
         self._echo(f"round {self._number}/{self._options.rounds}: {what}")
 
 
-def _result(
-    options: PipelineOptions, encoder: OnnxEncoder, rounds: list[dict[str, float]], runs: list[Measured]
-) -> dict[str, Any]:
+def _result(options: PipelineOptions, encoder: OnnxEncoder, turns: Sequence[_Turn]) -> dict[str, Any]:
+    runs, rounds = zip(*turns, strict=True)
     return {
         **summarize(rounds),
         "stages_us_per_event": per_event_us([run.stages for run in runs], options.events),

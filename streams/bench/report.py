@@ -242,12 +242,13 @@ def _peers_lines(result: Result) -> list[str]:
 
 
 _ON_A_DEVICE: Final = (
-    "So nearly all of an event would be the host's work, and of the device's part most would be launches: the graph has"
-    " some thirty small operations a wave, and as many waves as the busiest user of the batch has events. ONNX Runtime"
-    " captures no loop as a CUDA graph, and the waves are a loop; so that is not built, nor is a cache of states on the"
-    " device (new states come down to the changelog in any case: it would save `state up`) or float16 products (they"
-    " halve the limits of memory). Items and biases stay on the device, and scores never leave it, by the same binding"
-    " that the tests use on the CPU."
+    "State up and state down are of a user of a batch, the others of an event or a list. So nearly all of an"
+    " event would be the host's work, and most of the device's part launches: the graph has dozens of small"
+    " operations a wave, and as many waves as the busiest user of the batch has events. ONNX Runtime captures no"
+    " loop as a CUDA graph, and the waves are a loop; so that is not built. Nor is a cache of states on the"
+    " device, which would save `state up` (new states come down to the changelog in any case), nor float16"
+    " products, which would halve limits that do not bind. Items and biases stay on the device, and scores never"
+    " leave it, by the same binding that the tests use on the CPU."
 )
 
 

@@ -99,17 +99,20 @@ def per_event_us(runs: Sequence[Mapping[str, float]], events: int) -> dict[str, 
 
 def spent(result: Mapping[str, Any]) -> list[str]:
     """What an event took of the worker, in words: by stage, and by thread beside the broker's part."""
-    stages, threads = (
-        ", ".join(f"{name} {value:g}" for name, value in result[part].items())
-        for part in ("stages_us_per_event", "processor_us_per_event")
-    )
-    total = sum(result["processor_us_per_event"].values())
-    cores = total * result["events_per_s"] / 1e6
-    return [
-        f"Microseconds an event by stage (by the clock, waits included): {stages}.",
-        f"Processor time an event by the worker's thread, and of the broker: {threads}; {total:.1f} in all, so that"
-        f" {cores:.2f} cores were busy.",
-    ]
+    lines: list[str] = []
+    if stages := result.get("stages_us_per_event"):
+        lines.append(f"Microseconds an event by stage, by the clock, waits included: {_listed(stages)}.")
+    if processor := result.get("processor_us_per_event"):
+        total = sum(processor.values())
+        lines.append(
+            f"Microseconds of processor time an event by thread of the worker, and of the broker: {_listed(processor)};"
+            f" {total:.1f} in all, so that about {total * result['events_per_s'] / 1e6:.1f} cores were busy."
+        )
+    return lines
+
+
+def _listed(figures: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in figures.items())
 
 
 def spread_of(values: Sequence[float]) -> dict[str, float]:

@@ -189,10 +189,10 @@ def test_the_result_has_what_the_table_shows(capsys: pytest.CaptureFixture[str])
     stretch = stretch_of([Listed(1_000, 990, b"a", []), Listed(1_600, 1_200, b"a", [(0, 0)])])
     spent = [(0.72, 1.2), (1.2, 0.24)]  # seconds of 240,000 events
     turns = [
-        runs.Measured([], stretch, {"decode": decode}, {"core": 2 * decode, "broker": broker})
+        (runs.Measured([], stretch, {"decode": decode}, {"core": 2 * decode, "broker": broker}), _FIGURES)
         for decode, broker in spent
     ]
-    result = pipeline._result(options, encoder, [_FIGURES, _FIGURES], turns)
+    result = pipeline._result(options, encoder, turns)
     assert result["stages_us_per_event"] == {"decode": 4.0}
     assert result["processor_us_per_event"] == {"core": 8.0, "broker": 3.0}
     assert result["catalogue_items"] == 5
@@ -201,7 +201,7 @@ def test_the_result_has_what_the_table_shows(capsys: pytest.CaptureFixture[str])
     summary.show(result)
     shown = capsys.readouterr().out
     assert re.search(r"naive Faust agent +500 \(500 to 500\) +500 \(500 to 500\)", shown)
-    assert "core 8, broker 3; 11.0 in all, so that 0.22 cores were busy" in shown  # 20,000 events a second
+    assert "core 8, broker 3; 11.0 in all, so that about 0.2 cores were busy" in shown  # 20,000 events a second
     assert "0.50 of the lowest ceiling (40,000 events/s); 0.75 with small batches" in shown
 
 

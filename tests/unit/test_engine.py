@@ -11,9 +11,10 @@ from operators import limits, state
 from operators.batches import UserKey
 from operators.candidates.popularity import Popularity
 from operators.state import StateError
+from streams.clock import now_ms
 from streams.sources import SOURCES_KEY
 from streams.states import POPULARITY_KEY, States
-from tests.fakes import NOW_MS
+from tests.fakes import NOW_MS, record
 from tests.unit.engine_bench import PATIENCE_S, TP, WAIT_S, Arrived, Bench, causes, run, view_offsets
 
 
@@ -216,10 +217,25 @@ def test_the_catalog_is_applied_before_a_batch_is_ranked() -> None:
     run(scenario)
 
 
-@pytest.mark.parametrize(("yield_after_s", "yields"), [(0.0, False), (60.0, True), (1e10, False)])
-def test_the_encoder_yields_where_records_have_waited_too_long(yield_after_s: float, yields: bool) -> None:
+@pytest.mark.parametrize(
+    ("yield_after_s", "ages_s", "yields"),
+    [
+        (0.0, [900, 900, 900], False),
+        (60.0, [900, 900, 900], True),
+        (60.0, [900, 900, 1], True),
+        (60.0, [900, 1, 1], False),  # one old record says nothing of the worker
+        (60.0, [1, 1, 900], False),
+        (60.0, [-900, -900, -900], False),
+    ],
+)
+def test_the_encoder_yields_where_records_have_waited_too_long(
+    yield_after_s: float, ages_s: list[int], yields: bool
+) -> None:
     async def scenario(bench: Bench) -> None:
-        await bench.submit(0)  # at a time years ago
+        now = now_ms()
+        records = [record(n, "ann", f"item-{n}", NOW_MS + n) for n in range(len(ages_s))]
+        arrived = [Arrived(*made, now - 1000 * age_s) for made, age_s in zip(records, ages_s, strict=True)]
+        await bench.submit_records("view", arrived)
         await bench.until_ended(1)
         (published,) = bench.checkpoint.ended[0].effects.lists
         assert msgspec.json.decode(published.value)["degraded"] == yields

@@ -220,6 +220,8 @@ def test_without_the_encoder_co_visitation_is_added_to_own_counts() -> None:
         "item-8": (2 * np.log(1.1), "co-visitation", "item-1"),
     }
     assert ids(listed) == sorted(wanted, key=lambda item: -wanted[item][0])
+    nothing = Policy(list_items=4, repeat_weight=0.0, covisitation=CoVisitationWeights(weight=0.0, scale=10.0))
+    assert rank_without_encoder([state], [Popularity()], nothing, NONE, BatchCompanions(item_ids, found)) == [[]]
     for item in listed:
         score, source, cause = wanted[item.item_id]
         np.testing.assert_allclose(item.score, score, atol=1e-4)

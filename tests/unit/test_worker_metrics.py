@@ -3,12 +3,13 @@
 import re
 import threading
 import time
+from itertools import pairwise
 
 import numpy as np
 
 from operators.process import Counts
 from streams.metrics import Metrics
-from streams.processor import processor_seconds
+from streams.processor import ProcessorTime
 
 COUNTS = Counts(records=10, folded=6, duplicates=2, late=1, rejected=1, unknown_items=3, popularity_lists=1)
 SAMPLE = re.compile(
@@ -84,7 +85,7 @@ def test_every_sample_has_a_type() -> None:
 
 
 def test_processor_time_by_thread() -> None:
-    done = threading.Event()
+    done, hold = threading.Event(), threading.Event()
 
     def work() -> None:
         began = time.thread_time()
@@ -93,12 +94,12 @@ def test_processor_time_by_thread() -> None:
         done.set()
         hold.wait()
 
-    hold = threading.Event()
-    before = processor_seconds()
-    thread = threading.Thread(target=work, name="headwater-core_0")
+    processor = ProcessorTime()
+    before = processor.seconds()
+    thread = threading.Thread(target=work, name="headwater-core_0", daemon=True)
     thread.start()
     done.wait()
-    after = processor_seconds()
+    after = processor.seconds()
     hold.set()
     thread.join()
     assert list(after) == ["loop", "decode", "core", "store", "others"]
@@ -111,3 +112,11 @@ def test_processor_time_by_thread() -> None:
     values = samples(metrics)
     assert values['headwater_processor_seconds_total{thread="loop"}'] == 1.5
     assert values['headwater_processor_seconds_total{thread="core"}'] == 0.25
+
+
+def test_processor_time_never_falls() -> None:
+    processor = ProcessorTime()
+    found = [processor.seconds() for _ in range(300)]
+    assert found[-1]["loop"] > found[0]["loop"]
+    for before, after in pairwise(found):
+        assert all(after[thread] >= seconds for thread, seconds in before.items())
