@@ -31,8 +31,9 @@ _COMPLETE_JOURNEY: Final = TrainConfig(
 )
 _ML1M: Final = TrainConfig(
     _NOWHERE,
-    epochs=34,
+    epochs=16,
     patience_epochs=8,
+    width=128,
     dropout=0.2,
     weight_decay=0.01,
     average_steps=300,

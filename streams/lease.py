@@ -1,11 +1,15 @@
 """At least once: a worker sends only while it can know that its group still counts it as a member.
 
 The broker forgets a member ``session_timeout_s`` after the last request of the group protocol that it took from it.
-The lease counts the same time from the moment before that request was sent, so it ends no later. A worker that was
-suspended, or cut off, finds it over when it goes on, and holds back what it has: until the broker answers that nothing
-has changed, or for good. What remains is the time between the check and the broker's append: a worker that stops for
-longer than its session in those microseconds, or a request that lies that long in the network. Only transactions
-(``streams.transactions``) close it.
+The lease counts nine tenths of that time from the moment before that request was sent, so it ends sooner. A worker that
+was suspended, or cut off, finds it over when it goes on, and holds back what it has: until the broker answers that
+nothing has changed, or for good.
+
+A request that was handed to the system before would still be sent, as soon as the network lets it, also after the
+process has ended. So the producer's connections are reset when the lease lapses, and by the system whenever they are
+closed: what has not reached the broker's machine by then is thrown away. What remains is the tenth: a packet that is on
+its way for longer, or a worker that stops for longer than its session while it hands a request to the system. Only
+transactions (``streams.transactions``) close it.
 """
 
 # pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -13,11 +17,15 @@ longer than its session in those microseconds, or a request that lies that long 
 # aiokafka is not typed throughout, and keeps its group protocol and its sender to itself.
 
 import asyncio
+import contextlib
+import socket
+import struct
 import time
 from collections.abc import Callable
 from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.conn import CloseReason
 from aiokafka.producer.sender import Sender
 from aiokafka.protocol.group import HeartbeatRequest, SyncGroupRequest
 
@@ -30,6 +38,9 @@ _HOLDS: Final = frozenset({0, 27})
 _OVER: Final = frozenset({22, 25})
 """Illegal generation, unknown member."""
 _WAIT_S: Final = 0.02
+_SESSION_SHARE: Final = 0.9
+"""Of the session; the rest is for what is on its way in the network when the lease lapses."""
+_NO_LINGER: Final = struct.pack("ii", 1, 0)
 
 
 def _boot_time() -> float:
@@ -42,7 +53,7 @@ class SessionLease:
     """Written by the consumer, read by the producer."""
 
     def __init__(self, session_s: float, clock: Callable[[], float] = _boot_time) -> None:
-        self._session_s = session_s
+        self._lasts_s = session_s * _SESSION_SHARE
         self._clock = clock
         self._until = 0.0
         self._over = asyncio.Event()
@@ -62,6 +73,14 @@ class SessionLease:
         """Return when the broker says that this member is none any more; at once where it has."""
         await self._over.wait()
 
+    async def lapsed(self) -> None:
+        """Return when it does not hold any more; not before it has held."""
+        while not self.holds:  # noqa: ASYNC110  # it begins by a clock, which has no event
+            await asyncio.sleep(_WAIT_S)
+        while self.holds:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._over.wait(), self._until - self._clock())
+
     def watch(self, coordinator: Any) -> None:
         """Follow what an aiokafka group coordinator sends and is answered."""
         send = coordinator._send_req
@@ -78,7 +97,7 @@ class SessionLease:
     def note(self, sent_at: float, error_code: int) -> None:
         """Take in the answer to a request that was sent at ``sent_at``."""
         if error_code in _HOLDS:
-            self._until = sent_at + self._session_s
+            self._until = sent_at + self._lasts_s
             self._over.clear()
         elif error_code in _OVER:
             self._over.set()
@@ -101,7 +120,11 @@ class _Sender(Sender):
 
 
 class LeasedProducer(AIOKafkaProducer):
-    """aiokafka's producer, that looks at the lease right before every produce request, also a repeated one."""
+    """aiokafka's producer, that looks at the lease right before every produce request, also a repeated one.
+
+    When the lease lapses, what was sent and not yet acknowledged is withdrawn, as far as it has not left the machine,
+    and waits for the lease like the rest.
+    """
 
     def __init__(self, lease: SessionLease, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -114,4 +137,43 @@ class LeasedProducer(AIOKafkaProducer):
             retry_backoff_ms=plain._retry_backoff * 1000,
             request_timeout_ms=plain._request_timeout_ms,
         )
-        sender.lease = lease
+        self._lease = sender.lease = lease
+        self._withdrawing: asyncio.Task[None] | None = None
+        self._reset_when_closed()
+
+    def _reset_when_closed(self) -> None:
+        connect = self.client._get_conn
+
+        async def connection(*args: Any, **kwargs: Any) -> Any:
+            found = await connect(*args, **kwargs)
+            if found is not None:
+                _reset_on_close(found)
+            return found
+
+        self.client._get_conn = connection
+
+    async def start(self) -> None:
+        await super().start()
+        self._withdrawing = asyncio.create_task(self._withdraw(), name="headwater-lease")
+
+    async def stop(self) -> None:
+        if self._withdrawing is not None:
+            self._withdrawing.cancel()
+        await super().stop()
+
+    async def _withdraw(self) -> None:
+        while True:
+            await self._lease.lapsed()
+            for connection in list(self.client._conns.values()):
+                if _reset_on_close(connection):
+                    connection._writer.transport.abort()
+                    connection.close(CloseReason.CONNECTION_BROKEN)
+
+
+def _reset_on_close(connection: Any) -> bool:
+    """Let the system throw away what it has not sent when it closes the connection; False where it is closed."""
+    held: Any = None if connection._writer is None else connection._writer.get_extra_info("socket")
+    if held is None:
+        return False
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+    return True

@@ -6,6 +6,7 @@ States and lists are judged by the ``Oracle``. A problem is one line that begins
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +15,7 @@ from streams.chaos.readback import Change, Changelog, Commit, digest_of
 from streams.settings import Settings
 from streams.store import StateStore, StoreError
 
-__all__ = ["commit_problems", "delivery_problems", "store_problems"]
+__all__ = ["change_problems", "commit_problems", "delivery_problems", "store_problems"]
 
 _CACHE_MB: Final = 8
 
@@ -49,6 +50,24 @@ def commit_problems(
             if at < len(rising) and (known_ms is None or (known_ms > rising[at][1] and not in_transactions)):
                 when = "never" if known_ms is None else f"{known_ms - rising[at][1]} ms later"
                 problems.append(f"{user}: {event.place} was committed, and in the changelog {when}")
+    return problems
+
+
+def change_problems(changelog: Changelog) -> list[str]:
+    """States that were written over by older ones: by a worker that should have been dead.
+
+    Also where the owner's next state has mended it: had the owner died before that, events would be lost.
+    """
+    problems: list[str] = []
+    for partition, changes in changelog.changes.items():
+        for key, of_key in changes.items():
+            states = [change for change in of_key if change.fences]
+            for before, after in pairwise(states):
+                if any(later < earlier for earlier, later in zip(before.fences, after.fences, strict=True)):
+                    problems.append(
+                        f"{key.decode(errors='replace')}: the state at offset {after.offset} of partition {partition}"
+                        f" is older than that at {before.offset}: fences {[*after.fences]} after {[*before.fences]}"
+                    )
     return problems
 
 

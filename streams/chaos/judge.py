@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from streams.chaos.checkers import commit_problems, delivery_problems, store_problems
+from streams.chaos.checkers import change_problems, commit_problems, delivery_problems, store_problems
 from streams.chaos.load import Load
 from streams.chaos.oracle import Oracle, Place, Verdict
 from streams.chaos.pauses import Answer
@@ -65,6 +65,7 @@ def judge(stage: Stage, load: Load, echo: Callable[[str], object]) -> Judged:
         *verdict.wrong,
         *oracle.list_problems(lists.content, in_order=False),
         *commit_problems(oracle, changelog, commits, in_transactions=settings.worker.delivery == "exactly_once"),
+        *change_problems(changelog),
         *store_problems(settings, [worker.data_dir for worker in stage.workers], changelog),
         *delivery_problems(load.acknowledged, found),
     ]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.chaos.checkers import commit_problems, delivery_problems, store_problems
+from streams.chaos.checkers import change_problems, commit_problems, delivery_problems, store_problems
 from streams.chaos.oracle import Oracle, Place
 from streams.chaos.pauses import Answer, Occurrence, longest_gaps_s, percentile, resumed_s
 from streams.chaos.readback import Change, Changelog, Commit, digest_of
@@ -110,3 +110,12 @@ def test_flow_is_back_when_every_partition_has_answered_what_came_after_the_faul
 def test_percentiles_are_by_nearest_rank() -> None:
     assert percentile([], 0.5) is None
     assert [percentile([3, 1, 2], share) for share in (0.01, 0.5, 0.99)] == [1, 2, 3]
+
+
+def test_a_state_that_is_written_over_by_an_older_one_is_found() -> None:
+    assert change_problems(_changelog((100, 1), (200, 3), (210, 3), (300, 4))) == []
+    (problem,) = change_problems(_changelog((100, 1), (200, 3), (300, 2), (400, 5)))
+    assert problem.startswith("u: the state at offset 2 of partition 1 is older than that at 1")
+    changes = [Change(0, 1, b"", (0, 2, 0, 0)), Change(1, 2, None, ()), Change(2, 3, b"", (5, 1, 0, 0))]
+    assert len(change_problems(Changelog({}, {1: {b"u": changes}}))) == 1  # a tombstone between changes nothing
+    assert change_problems(Changelog({}, {1: {b"\x00offset": [Change(0, 1, b"", ())] * 2}})) == []

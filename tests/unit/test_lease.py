@@ -3,6 +3,8 @@
 # pyright: reportPrivateUsage=false
 
 import asyncio
+import socket
+import struct
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,13 +35,13 @@ def lease(clock: Clock) -> SessionLease:
     return SessionLease(10.0, clock)
 
 
-def test_it_lasts_a_session_from_the_sending_of_what_was_answered(lease: SessionLease, clock: Clock) -> None:
+def test_it_lasts_most_of_a_session_from_the_sending_of_what_was_answered(lease: SessionLease, clock: Clock) -> None:
     assert not lease.holds
     clock.now = 104.0
     lease.note(sent_at=100.0, error_code=0)
-    clock.now = 109.9
+    clock.now = 108.9
     assert lease.holds
-    clock.now = 110.0
+    clock.now = 109.0  # a tenth is left for what is on its way
     assert not lease.holds
     assert not lease.is_over
     lease.note(sent_at=109.0, error_code=REBALANCE)
@@ -78,9 +80,9 @@ def test_only_heartbeats_and_joins_renew_it(lease: SessionLease, clock: Clock) -
         await coordinator._send_req(HeartbeatRequest("group", 1, "member"))
 
     asyncio.run(talk())
-    clock.now = 112.9
+    clock.now = 111.9
     assert lease.holds
-    clock.now = 113.0
+    clock.now = 112.0
     assert not lease.holds
 
 
@@ -120,3 +122,101 @@ def test_a_batch_waits_for_the_lease_and_fails_when_it_is_over(
     asyncio.run(produce())
     assert len(sent) == 2
     assert [type(error) for error in failed] == [FencedError]
+
+
+def test_it_lapses_by_the_clock_or_by_word_and_not_before_it_has_held() -> None:
+    async def scenario() -> None:
+        lease = SessionLease(0.5)
+        lapsed = asyncio.create_task(lease.lapsed())
+        await asyncio.sleep(0.1)
+        assert not lapsed.done()
+        for _ in range(3):  # renewed before it ends
+            lease.note(lease._clock(), 0)
+            await asyncio.sleep(0.25)
+            assert not lapsed.done()
+        await asyncio.wait_for(lapsed, 1.0)
+        assert not lease.holds
+        lease.note(lease._clock(), 0)
+        lapsed = asyncio.create_task(lease.lapsed())
+        await asyncio.sleep(0.05)
+        lease.note(lease._clock(), UNKNOWN_MEMBER)
+        await asyncio.wait_for(lapsed, 0.1)
+
+    asyncio.run(scenario())
+
+
+class _Connection:
+    """As much of aiokafka's as the producer touches."""
+
+    def __init__(self, writer: asyncio.StreamWriter | None) -> None:
+        self._writer: asyncio.StreamWriter | None = writer
+        self.reasons: list[Any] = []
+
+    def close(self, reason: Any) -> None:
+        self._writer = None
+        self.reasons.append(reason)
+
+
+def test_what_lies_in_the_system_when_the_lease_lapses_is_never_sent() -> None:
+    """A request of a worker that was cut off: the network is back, and the partitions have another owner."""
+    data = bytes(24 * 1024 * 1024)  # more than both systems take: the rest waits for the broker
+
+    async def scenario() -> None:
+        arrived, cut = asyncio.Queue[socket.socket](), socket.create_server(("127.0.0.1", 0))
+        cut.setblocking(False)
+
+        async def accept() -> None:
+            await arrived.put((await asyncio.get_running_loop().sock_accept(cut))[0])
+
+        accepting = asyncio.create_task(accept())
+        _, writer = await asyncio.open_connection(*cut.getsockname())
+        broker = await arrived.get()
+        await accepting
+        lease = SessionLease(2.0)
+        producer: Any = LeasedProducer(lease, bootstrap_servers="127.0.0.1:1")
+        producer._closed = True
+        closed, connection = _Connection(None), _Connection(writer)
+        producer.client._conns = {1: connection, 2: closed}
+        withdrawing = asyncio.create_task(producer._withdraw())
+        lease.note(lease._clock(), 0)
+        await asyncio.sleep(0.1)
+        writer.write(data)
+        await asyncio.sleep(0.3)
+        assert not connection.reasons
+        async with asyncio.timeout(5):
+            while not connection.reasons:  # noqa: ASYNC110  # a list has no event
+                await asyncio.sleep(0.05)
+        assert not closed.reasons
+        received = 0
+        with pytest.raises(ConnectionResetError):
+            while part := await asyncio.get_running_loop().sock_recv(broker, 1 << 20):
+                received += len(part)
+        assert received < len(data)
+        withdrawing.cancel()
+        broker.close()
+        cut.close()
+
+    asyncio.run(scenario())
+
+
+def test_every_connection_of_the_producer_is_reset_when_it_is_closed() -> None:
+    async def scenario() -> None:
+        server = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
+        _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        producer: Any = LeasedProducer(SessionLease(1.0), bootstrap_servers="127.0.0.1:1")
+        producer._closed = True
+        found: list[Any] = [_Connection(writer), _Connection(None), None]
+        connections = iter(found)
+
+        async def connect(_node: int) -> Any:
+            return next(connections)
+
+        producer.client = SimpleNamespace(_get_conn=connect)
+        producer._reset_when_closed()
+        assert [await producer.client._get_conn(1) for _ in found] == found
+        held = writer.get_extra_info("socket")
+        assert struct.unpack("ii", held.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)) == (1, 0)
+        writer.close()
+        server.close()
+
+    asyncio.run(scenario())
