@@ -60,7 +60,7 @@ class ChunkApp(faust.App):
 
     async def fence(self, transactional_id: str) -> None:
         """Abort the transaction of another worker, and refuse what it sends from now on."""
-        await fence_producer(self.arguments, transactional_id)
+        await fence_producer(self.arguments, transactional_id, self.conf.id)
 
     def claims(self) -> Mapping[Any, int]:
         """Offsets that were committed when the partitions were taken; empty in at-least-once."""

@@ -226,10 +226,24 @@ class TransactionalProducer(AIOKafkaProducer):
         await self.send_offsets_to_transaction(committed, member.group_id)
 
 
-async def fence_producer(arguments: Mapping[str, Any], transactional_id: str) -> None:
-    """Abort the open transaction of whoever has ``transactional_id``, and refuse all it sends from now on."""
+async def fence_producer(arguments: Mapping[str, Any], transactional_id: str, group_id: str) -> None:
+    """Abort the open transaction of whoever has ``transactional_id``, and refuse all it sends from now on.
+
+    Offsets that a broker took after their transaction had ended would stay pending for ever: the group's offsets are
+    made part of a transaction of the same id, whose abort ends them too.
+    """
     successor = AIOKafkaProducer(**arguments, transactional_id=transactional_id)
     try:
         await successor.start()
+        async with asyncio.timeout(limits.abort_wait_s):
+            await successor.begin_transaction()
+            sender: Any = successor._sender
+            while not await sender._do_add_offsets_to_txn(group_id):
+                pass  # it has waited
+            await successor.abort_transaction()
+    except (ProducerFenced, InvalidTxnState):
+        log.info("the transactions of %s are being ended by another worker, too", transactional_id)
+    except TimeoutError:
+        log.warning("the transactions of %s could not be ended within %g s", transactional_id, limits.abort_wait_s)
     finally:
         await successor.stop()

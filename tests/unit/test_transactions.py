@@ -14,6 +14,7 @@ from aiokafka.errors import (
     ProducerFenced,
     UnknownError,
 )
+from aiokafka.producer.sender import Sender
 from aiokafka.structs import OffsetAndMetadata
 
 from operators import limits
@@ -156,30 +157,61 @@ async def _empty(producer: TransactionalProducer) -> None:
         pass
 
 
-@pytest.mark.parametrize("error", [None, KafkaConnectionError("nobody there")])
-def test_to_fence_an_owner_is_to_begin_with_its_id_and_to_close(
-    error: Exception | None, monkeypatch: pytest.MonkeyPatch
+_ENDED = ["begin", ("offsets of", "the group"), ("offsets of", "the group"), "abort"]
+
+
+@pytest.mark.parametrize(
+    ("error", "last_answer", "between"),
+    [
+        (None, True, _ENDED),
+        (KafkaConnectionError("nobody there"), True, []),
+        (None, None, _ENDED[:-1]),  # it never comes
+        (None, ProducerFenced(), _ENDED[:-1]),  # another worker does the same
+    ],
+)
+def test_to_fence_an_owner_is_to_begin_with_its_id_to_abort_its_offsets_and_to_close(
+    error: Exception | None, last_answer: Any, between: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[Any] = []
+    answers = iter([False, last_answer])
 
     async def start(self: Any) -> None:
         calls.append(("start", self._txn_manager.transactional_id))
         if error is not None:
             raise error
 
+    async def begin(self: Any) -> None:
+        calls.append("begin")
+
+    async def add_offsets(self: Any, group_id: str) -> bool:
+        calls.append(("offsets of", group_id))
+        answer = next(answers)
+        if answer is None:
+            await asyncio.sleep(60)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def abort(self: Any) -> None:
+        calls.append("abort")
+
     async def stop(self: Any) -> None:
         self._closed = True
         calls.append("stop")
 
+    monkeypatch.setattr(limits, "abort_wait_s", 0.2)
     monkeypatch.setattr(AIOKafkaProducer, "start", start)
+    monkeypatch.setattr(AIOKafkaProducer, "begin_transaction", begin)
+    monkeypatch.setattr(Sender, "_do_add_offsets_to_txn", add_offsets)
+    monkeypatch.setattr(AIOKafkaProducer, "abort_transaction", abort)
     monkeypatch.setattr(AIOKafkaProducer, "stop", stop)
 
     async def fence() -> None:
-        await fence_producer({"bootstrap_servers": "127.0.0.1:1"}, "owner before")
+        await fence_producer({"bootstrap_servers": "127.0.0.1:1"}, "owner before", "the group")
 
     if error is None:
         asyncio.run(fence())
     else:
         with pytest.raises(KafkaConnectionError):
             asyncio.run(fence())
-    assert calls == [("start", "owner before"), "stop"]
+    assert calls == [("start", "owner before"), *between, "stop"]
