@@ -171,9 +171,10 @@ class LeasedProducer(AIOKafkaProducer):
 
 
 def _reset_on_close(connection: Any) -> bool:
-    """Let the system throw away what it has not sent when it closes the connection; False where it is closed."""
-    held: Any = None if connection._writer is None else connection._writer.get_extra_info("socket")
-    if held is None:
+    """Let the system throw away what it has not sent when it closes the connection; False where there is none."""
+    if connection._writer is None:
         return False
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+    with contextlib.suppress(OSError):  # it is closed already, and aiokafka has not heard
+        held = connection._writer.get_extra_info("socket")
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
     return True

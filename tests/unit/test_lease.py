@@ -205,7 +205,10 @@ def test_every_connection_of_the_producer_is_reset_when_it_is_closed() -> None:
         _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
         producer: Any = LeasedProducer(SessionLease(1.0), bootstrap_servers="127.0.0.1:1")
         producer._closed = True
-        found: list[Any] = [_Connection(writer), _Connection(None), None]
+        _, closed = await asyncio.open_connection(*server.sockets[0].getsockname())
+        closed.close()
+        await closed.wait_closed()
+        found: list[Any] = [_Connection(writer), _Connection(closed), _Connection(None), None]
         connections = iter(found)
 
         async def connect(_node: int) -> Any:
