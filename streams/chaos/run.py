@@ -19,6 +19,7 @@ from streams.clients.kafka import KafkaError, Partition, admin, consumer
 from streams.clients.reading import end_offsets
 from streams.clock import now_ms
 from streams.settings import BrokerSettings, Delivery, Settings
+from streams.worker_process import WorkerProcess
 
 __all__ = ["ChaosOptions", "judged_in_the_end", "planned", "run"]
 
@@ -149,9 +150,20 @@ def judged_in_the_end(stage: Stage, load: Load, echo: Echo) -> Judged:
     _settle(stage)
     stage.revive()
     for worker in stage.workers:
-        if status := worker.wait_ready().terminate():
+        if status := _stopped(stage, worker):
             raise ClientError(f"{worker.name} ended with status {status}: {worker.last_words()}")
     return judge(stage, load, echo)
+
+
+def _stopped(stage: Stage, worker: WorkerProcess) -> int:
+    """Its status, asked to end. One that hears only now that it was fenced is started again, and asked once more."""
+    try:
+        return worker.wait_ready().terminate()
+    except ClientError:
+        if worker.is_running():
+            raise
+        stage.start_again(worker)
+        return worker.wait_ready().terminate()
 
 
 def _settle(stage: Stage) -> None:

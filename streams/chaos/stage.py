@@ -56,8 +56,12 @@ class Stage:
         """Start every worker that has ended by itself again."""
         for worker in self.workers:
             if not worker.is_running():
-                self.deaths.append(f"{worker.name}, status {worker.process.returncode}: {worker.last_words()}")
-                worker.start()
+                self.start_again(worker)
+
+    def start_again(self, worker: WorkerProcess) -> None:
+        """Note how a worker ended by itself, and start it."""
+        self.deaths.append(f"{worker.name}, status {worker.process.returncode}: {worker.last_words()}")
+        worker.start()
 
 
 class OwnBroker:
