@@ -110,16 +110,7 @@ class Lab:
         self.kind: BrokerKind = kind
         self.address = address
         self.home = home
-        self._broker_pid = broker_pid
-
-    def broker_seconds(self) -> float | None:
-        """Processor time of the broker since it began; None where the system does not tell."""
-        stat = Path(f"/proc/{self._broker_pid}/stat")
-        if not stat.is_file():
-            return None
-        # Behind the name, which may hold anything: state is field 3, utime and stime are 14 and 15.
-        fields = stat.read_text("utf-8").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        self.broker_pid = broker_pid
 
     @property
     def list_config(self) -> dict[str, str]:

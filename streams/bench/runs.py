@@ -15,6 +15,7 @@ from infra.broker.probe import claim_port
 from streams.bench.lab import PURCHASE, Backlog, BenchError, Lab, Process, python, subprocess_environment
 from streams.bench.peers.job import PeerConfig
 from streams.bench.wire_list import decode_list
+from streams.chaos.vitals import cpu_s
 from streams.settings import TopicSettings
 from streams.topics import TopicSpec, changelog_topic, topic_specs
 
@@ -122,8 +123,8 @@ async def run_headwater(
 
 
 def _processor(metrics: Mapping[str, float], lab: Lab) -> dict[str, float]:
-    of_broker = lab.broker_seconds()
-    return _by_label(metrics, _PROCESSOR) | ({} if of_broker is None else {"broker": of_broker})
+    of_broker = 0.0 if lab.broker_pid is None else cpu_s(lab.broker_pid)
+    return _by_label(metrics, _PROCESSOR) | ({"broker": of_broker} if of_broker else {})
 
 
 async def create_topics(
