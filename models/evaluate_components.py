@@ -25,6 +25,7 @@ __all__ = ["FUSION", "Protocol", "Report", "Row", "Trial", "evaluate_components"
 Protocol = Literal["strict", "refit"]
 
 FUSION: Final = "fusion"
+ENCODER: Final = "encoder"
 LIST_ITEMS: Final = 10
 FEATURES_PER_COMPONENT: Final = 2
 
@@ -70,6 +71,8 @@ class Trial:
     items: Path | None = None
     encoders: Sequence[Path] = ()
     """One artefact a seed."""
+    refit_encoders: Sequence[Path] = ()
+    """Of the same seeds, trained on the validation targets too: judged on the test, after the others chose weights."""
     components: Sequence[str] = ()
     """Names, all that can be had without any."""
     protocol: Protocol = "strict"
@@ -108,9 +111,11 @@ def evaluate_components(trial: Trial, advance: Advance = lambda _what, _share: N
     judged: list[list[_Judged]] = []
     for seed in range(len(seeds)):
         encoder = trial.encoders[seed] if trial.encoders else None
+        refit = trial.refit_encoders[seed] if trial.refit_encoders else None
         before = judged[0] if judged else []
-        judged.append(_one_seed(trial, data, replace(setting, encoder=encoder, seed=seed), chosen, before, advance))
-    rows = [_row(list(of_seeds), trial.protocol) for of_seeds in zip(*judged, strict=True)]
+        of_seed = replace(setting, encoder=encoder, refit_encoder=refit, seed=seed)
+        judged.append(_one_seed(trial, data, of_seed, chosen, before, advance))
+    rows = [_row(list(of_seeds), trial) for of_seeds in zip(*judged, strict=True)]
     return Report(
         trial.dataset,
         trial.protocol,
@@ -143,6 +148,8 @@ def item_texts(path: Path, items: int) -> list[str]:
 
 
 def _seeds(trial: Trial) -> list[int]:
+    if trial.refit_encoders and (trial.protocol != "refit" or len(trial.refit_encoders) != len(trial.encoders)):
+        raise ModelError("refitted encoders are judged under --protocol refit only, one beside each --encoder")
     if not trial.encoders:
         return list(range(trial.seeds or 1))
     seeds = [load_manifest(encoder).seed for encoder in trial.encoders]
@@ -203,7 +210,7 @@ def _judge(trial: Trial, data: LeaveOneOut, setting: Setting, spec: Spec, advanc
         if found > best[0]:
             best = found, component, {**fitting, **scoring}
     _, component, options = best
-    return _tested(trial, data, spec, component, options, fit_s, advance)
+    return _tested(trial, data, setting, spec, component, options, fit_s, advance)
 
 
 def _judge_fusion(
@@ -229,9 +236,8 @@ def _judge_fusion(
     fit_s = time.perf_counter() - started
     fusion = Fusion([one.component for one in judged], weights)
     names = [one.spec.name for one in judged]
-    return _tested(
-        trial, data, Spec(FUSION, lambda _: fusion, seeded=True), fusion, _described(names, weights), fit_s, advance
-    )
+    spec = Spec(FUSION, lambda _: fusion, seeded=True)
+    return _tested(trial, data, setting, spec, fusion, _described(names, weights), fit_s, advance)
 
 
 def _described(names: Sequence[str], weights: NDArray[np.float32]) -> dict[str, str]:
@@ -242,6 +248,7 @@ def _described(names: Sequence[str], weights: NDArray[np.float32]) -> dict[str, 
 def _tested(
     trial: Trial,
     data: LeaveOneOut,
+    setting: Setting,
     spec: Spec,
     component: Component,
     options: Options,
@@ -251,7 +258,9 @@ def _tested(
     everyone = np.arange(data.whole.users)
     refit = trial.protocol == "refit"
     validation = _ndcg(_ranks(component, data, "validation", everyone)) if not (refit and spec.name == FUSION) else 0.0
-    if refit and spec.name != FUSION:
+    if spec.name == ENCODER and setting.refit_encoder is not None:
+        component = spec.build(replace(setting, encoder=setting.refit_encoder))
+    elif refit and spec.name != FUSION:
         component.fit(data.train("test", refit=True))
     started = time.perf_counter()
     ranks = _ranks(component, data, "test", everyone, lambda share: advance(f"{spec.name}: test", share))
@@ -276,7 +285,7 @@ def _sample(users: int, count: int, seed: int) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(seed).permutation(users)[:count])
 
 
-def _row(of_seeds: Sequence[_Judged], protocol: Protocol) -> Row:
+def _row(of_seeds: Sequence[_Judged], trial: Trial) -> Row:
     first = of_seeds[0]
     ranks = np.stack([one.ranks for one in of_seeds])  # (seeds, U)
     hits, gain = (ranks <= LIST_ITEMS).astype(np.float64), gains(ranks, LIST_ITEMS)
@@ -292,7 +301,7 @@ def _row(of_seeds: Sequence[_Judged], protocol: Protocol) -> Row:
         options=dict(first.options),
         fit_s=round(float(np.mean([one.fit_s for one in of_seeds])), 1),
         score_ms_per_list=round(1000 * float(np.mean([one.score_s for one in of_seeds])) / len(first.ranks), 3),
-        protocol=protocol if first.spec.name != "encoder" else "as trained",
+        protocol="as trained" if first.spec.name == ENCODER and not trial.refit_encoders else trial.protocol,
     )
 
 

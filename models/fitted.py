@@ -31,6 +31,8 @@ class Setting:
     """(N,) what is known of each item in words"""
     encoder: Path | None = None
     """Artefact of a trained encoder."""
+    refit_encoder: Path | None = None
+    """That of the same training on the validation targets too; judged in its place under the protocol of refitting."""
     seed: int = 0
 
 

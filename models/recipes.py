@@ -62,6 +62,8 @@ _EVENTS: Final = TrainConfig(
 )
 EVENTS_COUNT_MIN: Final = 5
 """Events before the validation period that an item of `headwater train events` needs for a row of its own."""
+_RIVAL_WIDTH: Final = 64
+"""Of SASRec and GRU4Rec where their figures were published."""
 _RECIPES: Final[dict[Dataset, TrainConfig]] = {
     COMPLETE_JOURNEY: _COMPLETE_JOURNEY,
     "ml1m": _ML1M,
@@ -80,7 +82,10 @@ def recipe(
     Raises:
         ModelError: a file is needed and not given, or given and not needed, or the data set cannot be refitted.
     """
-    config = replace(_RECIPES[dataset], **settings)
+    config = _RECIPES[dataset]
+    if settings.get("model", config.model) != config.model:
+        config = replace(config, width=_RIVAL_WIDTH)
+    config = replace(config, **settings)
     task: dict[str, Any] = {**config.task, "dataset": dataset}
     if refit:
         if dataset == COMPLETE_JOURNEY:

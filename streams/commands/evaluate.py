@@ -28,6 +28,10 @@ def leave_one_out(dataset: str) -> Callable[..., None]:
             list[Path] | None,
             typer.Option("--encoder", help="Artefact of `headwater train` for this data; again for each seed."),
         ] = None,
+        refit_encoder: Annotated[
+            list[Path] | None,
+            typer.Option("--refit-encoder", help="With --protocol refit: of `headwater train --refit`, one a seed."),
+        ] = None,
         components: Annotated[
             str, typer.Option("--components", help="Names, separated by commas; every one that can be had without.")
         ] = "",
@@ -43,7 +47,7 @@ def leave_one_out(dataset: str) -> Callable[..., None]:
         from models.evaluate_components import Trial, evaluate_components
 
         names = [name.strip() for name in components.split(",") if name.strip()]
-        trial = Trial(dataset, data, items, encoder or [], names, protocol, seeds)
+        trial = Trial(dataset, data, items, encoder or [], refit_encoder or [], names, protocol, seeds)
         with _progress() as advance:
             report = evaluate_components(trial, advance)
         if as_json:

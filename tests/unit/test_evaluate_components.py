@@ -120,6 +120,32 @@ def test_encoders_that_are_not_one_a_seed_are_refused(chain: Path, tmp_path: Pat
         evaluate_components(Trial("ml1m", chain, encoders=(artefact,), seeds=3))
 
 
+def test_a_refitted_encoder_is_judged_and_the_other_one_chooses(chain: Path, tmp_path: Path) -> None:
+    strict, refitted = (encoder_of_seed(tmp_path / str(seed), seed) for seed in (7, 3))
+
+    def rows(encoder: Path, *refit: Path) -> dict[str, Row]:
+        components = ("encoder", "co-visitation", "popularity")
+        trial = Trial("ml1m", chain, None, (encoder,), refit, components, "refit")
+        return {row.component: row for row in evaluate_components(trial).results}
+
+    both, as_trained, other = rows(strict, refitted), rows(strict), rows(refitted)
+    assert both["encoder"].validation_ndcg10 == as_trained["encoder"].validation_ndcg10
+    assert both["encoder"].validation_ndcg10 != other["encoder"].validation_ndcg10
+    assert both["encoder"].ndcg10 == other["encoder"].ndcg10
+    assert both["encoder"].ndcg10 != as_trained["encoder"].ndcg10
+    assert (both["encoder"].protocol, as_trained["encoder"].protocol) == ("refit", "as trained")
+    assert both[FUSION].options == as_trained[FUSION].options
+    assert both[FUSION].options != other[FUSION].options
+    assert both["co-visitation"].ndcg10 == as_trained["co-visitation"].ndcg10
+
+
+def test_a_refitted_encoder_needs_the_protocol_and_the_encoder_that_chooses(chain: Path) -> None:
+    refused = [Trial("ml1m", chain, None, (chain,), (chain,)), Trial("ml1m", chain, None, (), (chain,), (), "refit")]
+    for trial in refused:
+        with pytest.raises(ModelError, match="under --protocol refit only, one beside each --encoder"):
+            evaluate_components(trial)
+
+
 def test_the_command_ends_with_one_line_of_json(chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["evaluate", "ml1m", "--data", str(chain), "--components", "popularity,co-visitation", "--json"]) == 0
     captured = capsys.readouterr()

@@ -193,6 +193,12 @@ def test_resuming_another_configuration_is_refused(trained: TrainingResult, tmp_
         train(config(tmp_path, resume=True), task(), echo=lambda line: None)
 
 
+def test_rivals_are_as_wide_as_where_they_were_published() -> None:
+    widths = [recipe("ml1m", Path("f"), model=model)[0].width for model in ("lru", "sasrec", "gru4rec")]
+    assert widths == [128, 64, 64]
+    assert recipe("ml1m", Path("f"), model="sasrec", width=32)[0].width == 32
+
+
 def test_recipes_say_which_file_they_want() -> None:
     with pytest.raises(ModelError, match="ml1m is read from a file; give it with --data"):
         recipe("ml1m", None)
