@@ -54,6 +54,8 @@ class FreshnessOptions:
     partitions: int = 8
     capacity_per_s: float | None = None
     trace_events: int = 200_000
+    yield_after_s: float = 0.0
+    """``worker.yield_after_s`` of the worker: what it gains shows in a load above 1."""
 
 
 class LoadGenerator:
@@ -152,7 +154,8 @@ def _measure(lab: Lab, trace: Trace, options: FreshnessOptions, echo: Echo) -> d
     trace_file = lab.home / "trace.msgpack"
     trace_file.write_bytes(msgspec.msgpack.encode(trace))
     config = LoadConfig(lab.address, topics.purchase, topics.recommendations, options.partitions, str(trace_file))
-    with serving(lab, name, topics, {}) as worker, load_generator(lab, config) as generator:
+    settings = {"WORKER_YIELD_AFTER_S": str(options.yield_after_s)}
+    with serving(lab, name, topics, settings) as worker, load_generator(lab, config) as generator:
         worker.wait_ready()
         capacity = options.capacity_per_s or _find_capacity(generator, echo)
         rounds = [
@@ -166,6 +169,7 @@ def _measure(lab: Lab, trace: Trace, options: FreshnessOptions, echo: Echo) -> d
         "loads": [summarize_load(list(of_load)) for of_load in zip(*rounds, strict=True)],
         "seconds": options.seconds,
         "warm_up_s": options.warm_up_s,
+        "yield_after_s": options.yield_after_s,
         "rounds": options.rounds,
         "partitions": options.partitions,
         "broker": options.broker,
@@ -224,6 +228,7 @@ def load_figures(
     """Figures of one step, with the worker's milliseconds a batch by stage over the step."""
     moved = {name: value - before.get(name, 0.0) for name, value in after.items()}
     batches = max(moved.get("headwater_batches_total", 0.0), 1.0)
+    lists = moved.get("headwater_lists_total", 0.0)
     return {
         "load": load,
         "offered_per_s": offered,
@@ -233,7 +238,8 @@ def load_figures(
         "generator_kept_up": done.lateness_ms["p99_ms"] <= _LATE_MS_MAX,
         "generator_late_p99_ms": done.lateness_ms["p99_ms"],
         "events_per_batch": moved.get("headwater_records_total", 0.0) / batches,
-        "lists_per_batch": moved.get("headwater_lists_total", 0.0) / batches,
+        "lists_per_batch": lists / batches,
+        "yielded_share": moved.get("headwater_yielded_lists_total", 0.0) / max(lists, 1.0),
         "stages_ms": done.stages_ms,
         "worker_ms_per_batch": {stage: 1e3 * value / batches for stage, value in stage_seconds(moved).items()},
     }
@@ -242,7 +248,7 @@ def load_figures(
 def summarize_load(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Medians of the rounds of one load, and least and greatest of what is judged."""
     plain = ("load", "offered_per_s", "events_per_s", *QUANTILES, "generator_late_p99_ms")
-    plain += ("events_per_batch", "lists_per_batch")
+    plain += ("events_per_batch", "lists_per_batch", "yielded_share")
     worker_stages = {stage for each in rounds for stage in each["worker_ms_per_batch"]}
     return {
         **{name: round(median(each[name] for each in rounds), 3) for name in plain},
@@ -270,6 +276,7 @@ def show(result: Mapping[str, Any]) -> None:
         cells = [f"{each[name]:.1f} ({spread[name]['min']:.1f} to {spread[name]['max']:.1f})" for name in QUANTILES]
         kept = "" if each["kept_up"] else ", overloaded"
         kept += "" if each["generator_kept_up"] else ", generator late"
+        kept += f", {each['yielded_share']:.0%} of the lists yielded" if each["yielded_share"] else ""
         table.add_row(
             f"{each['load']:.0%}", f"{each['events_per_s']:,.0f}{kept}", *cells, f"{each['events_per_batch']:.0f}"
         )

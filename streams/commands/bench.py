@@ -41,6 +41,9 @@ def freshness(
     capacity: Annotated[
         float | None, typer.Option("--capacity", min=1, help="Events a second; measured first without it.")
     ] = None,
+    yield_after_s: Annotated[
+        float, typer.Option("--yield-after-s", min=0, help="worker.yield_after_s; shows in a --load above 1.")
+    ] = 0.0,
     kind: Broker = "kafka",
     as_json: Json = False,
 ) -> None:
@@ -48,6 +51,7 @@ def freshness(
     from streams.bench.freshness import FreshnessOptions, run, show
 
     options = FreshnessOptions(seconds=seconds, rounds=rounds, broker=kind, capacity_per_s=capacity)
+    options = replace(options, yield_after_s=yield_after_s)
     if load:
         options = replace(options, loads=tuple(load))
     result = run(options, echo=_progress)
@@ -157,7 +161,7 @@ def replay(
 
 def report(
     measure: Annotated[
-        bool, typer.Option("--measure", help="First run the benches; a quarter of an hour in all.")
+        bool, typer.Option("--measure", help="First run the benches; an hour in all.")
     ] = False,
     only: Annotated[
         list[str] | None, typer.Option("--only", help="Of the benches, several times for several; all without it.")

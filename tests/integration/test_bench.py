@@ -12,6 +12,7 @@ def test_freshness() -> None:
         broker="embedded",
         capacity_per_s=200.0,
         trace_events=500,
+        yield_after_s=1e-3,
     )
     result = freshness.run(options, lambda _: None)
     assert [each["load"] for each in result["loads"]] == [0.5, 1.0]
@@ -20,6 +21,7 @@ def test_freshness() -> None:
         assert 0 < each["p50_ms"] <= each["p99_ms"] <= each["p999_ms"]
         assert each["worker_ms_per_batch"]["settle"] > 0
         assert each["events_per_batch"] >= each["lists_per_batch"] > 0
+        assert each["yielded_share"] > 0, "no event reaches its batch within a millisecond of its time"
     freshness.show(result)
 
 

@@ -85,6 +85,7 @@ def test_a_load_is_summarized_over_its_rounds() -> None:
         "headwater_batches_total": 30.0,
         "headwater_records_total": 600.0,
         "headwater_lists_total": 100.0,
+        "headwater_yielded_lists_total": 25.0,
         'headwater_stage_seconds_sum{stage="decode"}': 1.1,
     }
     figures = [
@@ -95,6 +96,7 @@ def test_a_load_is_summarized_over_its_rounds() -> None:
     assert summary["p50_ms"] == summary["p999_ms"] == 12.0
     assert summary["spread"]["p99_ms"] == {"min": 10.0, "max": 30.0}
     assert summary["events_per_batch"] == 30.0
+    assert summary["yielded_share"] == 0.25
     assert summary["worker_ms_per_batch"] == {"decode": pytest.approx(5.0)}
     assert summary["kept_up"]
     assert summary["generator_kept_up"]
