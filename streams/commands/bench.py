@@ -160,9 +160,7 @@ def replay(
 
 
 def report(
-    measure: Annotated[
-        bool, typer.Option("--measure", help="First run the benches; an hour in all.")
-    ] = False,
+    measure: Annotated[bool, typer.Option("--measure", help="First run the benches; an hour in all.")] = False,
     only: Annotated[
         list[str] | None, typer.Option("--only", help="Of the benches, several times for several; all without it.")
     ] = None,
