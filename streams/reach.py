@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import struct
 from typing import Final
 
 from streams.settings import BrokerSettings, SettingsError
@@ -10,6 +11,8 @@ __all__ = ["identity", "not_allowed", "ssl_context", "why_unreachable"]
 
 _TIMEOUT_S: Final = 3.0
 _PORT_DEFAULT: Final = "9092"
+_ASKED: Final = struct.pack(">ihhih", 10, 18, 0, 0, -1)
+"""A whole request: ApiVersions 0 of no named client, which a broker answers before any login."""
 
 
 def ssl_context(broker: BrokerSettings) -> ssl.SSLContext | None:
@@ -43,8 +46,8 @@ def _unreadable(path: str | None, error: OSError) -> str:
 def why_unreachable(broker: BrokerSettings) -> str:
     """What a client that got no connection should be told: the cause, a semicolon, the next step.
 
-    Clients report every failure alike; a look at the address itself tells silence from a certificate that is not
-    trusted, and from a login that is refused.
+    Clients report every failure alike; a look at the address itself tells silence from a broker that hangs, from a
+    certificate that is not trusted, and from a login that is refused.
     """
     causes = [_cause(broker, address.strip()) for address in broker.address.split(",")]
     return next((cause for cause in causes if cause is not None), _login_refused(broker))
@@ -55,9 +58,10 @@ def _cause(broker: BrokerSettings, address: str) -> str | None:
     try:
         with socket.create_connection((host or address, int(port or _PORT_DEFAULT)), _TIMEOUT_S) as plain:
             context = ssl_context(broker)
-            if context is not None:
-                with context.wrap_socket(plain, server_hostname=host):
-                    pass
+            if context is None:
+                return _silence(plain, address)
+            with context.wrap_socket(plain, server_hostname=host) as encrypted:
+                return _silence(encrypted, address)
     except ssl.SSLCertVerificationError as error:
         return (
             f"the broker at {address} shows a certificate that is not trusted ({error.verify_message});"
@@ -73,6 +77,19 @@ def _cause(broker: BrokerSettings, address: str) -> str | None:
         return (
             f"no Kafka broker answers at {address} ({reason});"
             " start one with `headwater broker` or set HEADWATER_BROKER"
+        )
+
+
+def _silence(connection: socket.socket, address: str) -> str | None:
+    try:
+        connection.sendall(_ASKED)
+        connection.recv(1)
+    except ConnectionError:  # hung up on us: that is an answer
+        return None
+    except TimeoutError:
+        return (
+            f"what listens at {address} takes connections but has not answered in {_TIMEOUT_S:g} s: it hangs, or has"
+            " too much to do; see to it, or set HEADWATER_BROKER to another broker"
         )
     return None
 

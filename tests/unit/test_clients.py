@@ -144,19 +144,36 @@ def test_a_file_of_certificates_that_cannot_be_used_is_named(tmp_path: Path, con
         ssl_context(BrokerSettings(security_protocol="SSL", tls_ca_file=str(file)))
 
 
-def test_a_silent_address_is_told_from_a_broker_without_tls() -> None:
+def test_a_silent_address_is_told_from_other_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{listening.getsockname()[1]}"
         tls = BrokerSettings(address=address, security_protocol="SASL_SSL")
         assert "no Kafka broker answers" in why_unreachable(tls)
         listening.listen()
-        thread = threading.Thread(target=lambda: listening.accept()[0].sendall(b"this is no TLS"))
-        thread.start()
-        assert "does not speak TLS" in why_unreachable(tls)
-        thread.join()
+
+        def answered(broker: BrokerSettings, answer: bytes) -> str:
+            def answers() -> None:
+                with listening.accept()[0] as connection:
+                    connection.recv(100)
+                    connection.sendall(answer)
+
+            thread = threading.Thread(target=answers)
+            thread.start()
+            try:
+                return why_unreachable(broker)
+            finally:
+                thread.join()
+
+        assert "does not speak TLS" in answered(tls, b"this is no TLS")
         login = BrokerSettings(address=address, security_protocol="SASL_PLAINTEXT", sasl_username="ada")
-        assert "refuses the login of 'ada'" in why_unreachable(login)
+        assert "refuses the login of 'ada'" in answered(login, b"\0")
+        plain = BrokerSettings(address=address)
+        assert "does not answer as Kafka over PLAINTEXT" in answered(plain, b"HTTP/1.1 400")
+        assert "does not answer as Kafka over PLAINTEXT" in answered(plain, b"")
+        monkeypatch.setattr("streams.reach._TIMEOUT_S", 0.1)
+        for frozen in (plain, login):  # its system takes connections, nobody reads them
+            assert "takes connections but has not answered in 0.1 s: it hangs" in why_unreachable(frozen)
 
 
 def test_tls_and_sasl_reach_every_client(authority: Path) -> None:
