@@ -1,5 +1,6 @@
 """Where a run plays: the broker, the workers and, where the network is to fail, their namespaces."""
 
+import shutil
 import tempfile
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -123,7 +124,7 @@ def staged(
     flushes_often: bool = True,
     **worker: Any,
 ) -> Generator[Stage]:
-    """A broker, topics and ready workers; everything goes on leaving.
+    """A broker, topics and ready workers; everything goes on leaving, but for logs and data where something failed.
 
     Args:
         given: the broker to use, None for one of the run's own.
@@ -138,7 +139,7 @@ def staged(
         BrokerError, ClientError: something did not start.
     """
     with ExitStack() as stack:
-        home = home or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headwater-chaos-")))
+        home = home or stack.enter_context(_scratch(echo))
         ways = stack.enter_context(links(workers)) if networks else []
         own = None if given is not None else OwnBroker(home, ways)
         if own is not None:
@@ -157,6 +158,21 @@ def staged(
         for process in started:
             process.wait_ready()
         yield Stage(settings, started, ways, own)
+
+
+@contextmanager
+def _scratch(echo: Callable[[str], object]) -> Generator[Path]:
+    """A directory that goes on leaving, unless a run fails: what its logs say may not come again."""
+    scratch, stays = Path(tempfile.mkdtemp(prefix="headwater-chaos-")), False
+    try:
+        yield scratch
+    except Exception:
+        stays = True
+        echo(f"failed; logs and data stay in {scratch}")
+        raise
+    finally:
+        if not stays:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _worker(

@@ -1,4 +1,4 @@
-"""How a chaos run ends its workers."""
+"""How a chaos run ends its workers, and what stays of one that failed."""
 
 # pyright: reportPrivateUsage=false
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from streams.chaos.run import _stopped
-from streams.chaos.stage import Stage
+from streams.chaos.stage import Stage, _scratch
 from streams.clients.errors import ClientError
 
 
@@ -65,3 +65,16 @@ def test_one_that_ends_again_or_is_not_ready_is_a_failure() -> None:
     with pytest.raises(ClientError, match="not ready"):
         _stopped(stage, not_ready)
     assert slow.started == 0
+
+
+def test_logs_and_data_of_a_run_that_failed_stay() -> None:
+    said: list[object] = []
+    with _scratch(said.append) as home:
+        assert home.is_dir()
+    assert not home.exists()
+    assert said == []
+    with pytest.raises(ClientError), _scratch(said.append) as home:
+        raise ClientError("nothing was committed")
+    assert home.is_dir()
+    assert said == [f"failed; logs and data stay in {home}"]
+    home.rmdir()
