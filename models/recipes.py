@@ -44,6 +44,7 @@ _AMAZON: Final = TrainConfig(
     _NOWHERE,
     epochs=25,
     patience_epochs=6,
+    width=128,
     learning_rate=2e-3,
     dropout=0.5,
     weight_decay=0.01,

@@ -138,7 +138,7 @@ class Worker:
 
     def _new_engine(self, encoder: Encoder, catalog: Catalog, partitions: Mapping[str, int]) -> Engine:
         topics, worker = self.settings.topics, self.settings.worker
-        targets = Targets(
+        targets = self.app.targets = Targets(
             changelog_topic(worker.app_id),
             topics.recommendations,
             partitions[topics.recommendations],

@@ -54,6 +54,19 @@ class Targets(NamedTuple):
     receipts: str = "erasure-receipts"
     receipts_partitions: int = 1
 
+    def of(self, partitions: Iterable[int]) -> set[tuple[str, int]]:
+        """Topic and partition of all that effects of these source partitions may be written to."""
+        return {
+            place
+            for partition in partitions
+            for place in (
+                (self.changelog, partition),
+                (self.recommendations, partition % self.recommendations_partitions),
+                (self.dead_letter, partition % self.dead_letter_partitions),
+                (self.receipts, partition % self.receipts_partitions),
+            )
+        }
+
 
 class Settlement(NamedTuple):
     """One processed batch, to be made durable."""

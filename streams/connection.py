@@ -1,7 +1,7 @@
 """How the worker reaches Kafka: arguments of its aiokafka clients, and the Faust app on the chunk transport."""
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final, cast
@@ -10,8 +10,10 @@ import faust
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.transaction import InitProducerIdRequest
+from aiokafka.structs import TopicPartition
 
 from operators import limits
+from streams.checkpoint import Targets
 from streams.lease import SessionLease
 from streams.reach import ssl_context
 from streams.recovery import ChunkTableManager
@@ -39,6 +41,7 @@ class ChunkApp(faust.App):
     transactional_id = ""
     restorer: Restorer
     lease: SessionLease
+    targets: Targets
 
     def _new_transport(self) -> ChunkTransport:
         transport = ChunkTransport(self.conf.broker_consumer, self)
@@ -58,9 +61,10 @@ class ChunkApp(faust.App):
         """The client of the producer."""
         return cast(BatchProducer, self.producer).client
 
-    async def fence(self, transactional_id: str) -> None:
-        """Abort the transaction of another worker, and refuse what it sends from now on."""
-        await fence_producer(self.arguments, transactional_id, self.conf.id)
+    async def fence(self, transactional_id: str, partitions: Iterable[int]) -> None:
+        """Abort the transaction of another worker that had these partitions, and refuse what it sends from now on."""
+        written = [TopicPartition(*place) for place in self.targets.of(partitions)]
+        await fence_producer(self.arguments, transactional_id, self.conf.id, written)
 
     def claims(self) -> Mapping[Any, int]:
         """Offsets that were committed when the partitions were taken; empty in at-least-once."""

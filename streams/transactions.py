@@ -12,7 +12,7 @@ from there whom to fence, and waits for no timeout.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple
 
@@ -226,11 +226,14 @@ class TransactionalProducer(AIOKafkaProducer):
         await self.send_offsets_to_transaction(committed, member.group_id)
 
 
-async def fence_producer(arguments: Mapping[str, Any], transactional_id: str, group_id: str) -> None:
+async def fence_producer(
+    arguments: Mapping[str, Any], transactional_id: str, group_id: str, written: Iterable[TopicPartition]
+) -> None:
     """Abort the open transaction of whoever has ``transactional_id``, and refuse all it sends from now on.
 
-    Offsets that a broker took after their transaction had ended would stay pending for ever: the group's offsets are
-    made part of a transaction of the same id, whose abort ends them too.
+    What a broker took after the transaction had ended, from a request that was under way, would stay open for ever:
+    nobody knows any more that it is part of one. So the partitions that may have been ``written`` and the group's
+    offsets are made part of a transaction of the same id, whose abort ends what is open there too.
     """
     successor = AIOKafkaProducer(**arguments, transactional_id=transactional_id)
     try:
@@ -238,8 +241,13 @@ async def fence_producer(arguments: Mapping[str, Any], transactional_id: str, gr
         async with asyncio.timeout(limits.abort_wait_s):
             await successor.begin_transaction()
             sender: Any = successor._sender
-            while not await sender._do_add_offsets_to_txn(group_id):
+            # Not by the manager's method, which would wake the sender to ask for them as well.
+            to_add: set[TopicPartition] = sender._txn_manager.partitions_to_add()
+            to_add.update(written)
+            while to_add and not await sender._do_add_partitions_to_txn(to_add):
                 pass  # it has waited
+            while not await sender._do_add_offsets_to_txn(group_id):
+                pass
             await successor.abort_transaction()
     except (ProducerFenced, InvalidTxnState):
         log.info("the transactions of %s are being ended by another worker, too", transactional_id)

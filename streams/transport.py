@@ -182,7 +182,7 @@ class ChunkConsumer(driver.Consumer):
         for owner in {of_partition.metadata for of_partition in committed.values()}:
             if owner and owner != self.app.transactional_id:
                 log.warning("ending the open transaction of %s, which had partitions %s before", owner, sorted(held))
-                await self.app.fence(owner)
+                await self.app.fence(owner, held)
 
     async def perform_seek(self) -> None:
         async with self._fetching:

@@ -1,6 +1,6 @@
 """A transaction that stays open on a real broker: ours leave none, and readers wait for nobody's."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportPrivateUsage=false
 # aiokafka is not typed throughout.
 
 import asyncio
@@ -12,13 +12,16 @@ from typing import Any, Final, cast
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.structs import TopicPartition
 
 from streams.clients.errors import ClientError
 from streams.clients.kafka import Partition, admin, consumer
 from streams.clients.reading import end_offsets, read, settled_ends
 from streams.protocol import GroupMember
 from streams.settings import Settings
-from streams.transactions import TransactionalProducer
+from streams.transactions import TransactionalProducer, fence_producer
 from tests.integration.harness import WorkerProcess, create_topics, new_settings, run
 
 _STEPS: Final = 12
@@ -122,3 +125,60 @@ def test_readers_end_before_a_transaction_that_stays_open(kafka: str, tmp_path: 
             assert await asyncio.to_thread(values) == [b"committed"]
 
     run(scenario())
+
+
+async def _verifies(address: str, *, is_on: bool) -> None:
+    """Whether the broker asks, before it takes a record, if the transaction of it goes on."""
+    client = AIOKafkaAdminClient(bootstrap_servers=address)
+    await client.start()
+    try:
+        configs = {"transaction.partition.verification.enable": str(is_on).lower()}
+        await client.alter_configs([ConfigResource(ConfigResourceType.BROKER, "1", configs=configs)])
+    finally:
+        await client.close()
+
+
+async def _taken_too_late(address: str, owner: str, at: TopicPartition) -> None:
+    """A record that the broker takes after its transaction was aborted: of another one, as far as the log tells."""
+    producer = AIOKafkaProducer(bootstrap_servers=address, transactional_id=owner)
+    await producer.start()
+    manager: Any = producer._txn_manager
+    try:
+        await producer.begin_transaction()
+        await producer.send_and_wait(at.topic, b"aborted", key=b"u", partition=at.partition)
+        await producer.abort_transaction()
+        await _verifies(address, is_on=False)
+        await asyncio.sleep(1.0)  # it takes note when it gets to it
+        manager.begin_transaction()
+        manager._txn_partitions.add(at)  # nobody tells the coordinator
+        await producer.send_and_wait(at.topic, b"late", key=b"u", partition=at.partition)
+    finally:
+        await producer.stop()
+        await _verifies(address, is_on=True)
+
+
+@pytest.mark.kafka
+def test_what_a_broker_took_too_late_is_ended_with_its_owner(kafka: str, tmp_path: Path) -> None:
+    settings = new_settings(kafka, tmp_path)
+    create_topics(settings)
+    topic, group = settings.topics.recommendations, settings.worker.app_id
+    owner, arguments = f"owner-{group}", {"bootstrap_servers": settings.broker.address}
+
+    def settle() -> None:
+        with consumer(settings.broker) as client:
+            settled_ends(client, [Partition(topic, 0)], 1.0)
+
+    async def scenario() -> None:
+        at = TopicPartition(topic, 0)
+        await _taken_too_late(settings.broker.address, owner, at)
+        await fence_producer(arguments, owner, group, [])
+        with pytest.raises(ClientError, match=r"partitions \[0\] are held"):
+            await asyncio.to_thread(settle)
+        assert _unended(settings) == []
+        await fence_producer(arguments, owner, group, [at])
+        await asyncio.to_thread(settle)
+
+    run(scenario())
+    with consumer(settings.broker) as client:
+        at = Partition(topic, 0)
+        assert [record.value for record in read(client, {at: 0}, end_offsets(client, [at]))] == []

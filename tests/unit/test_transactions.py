@@ -15,7 +15,7 @@ from aiokafka.errors import (
     UnknownError,
 )
 from aiokafka.producer.sender import Sender
-from aiokafka.structs import OffsetAndMetadata
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from operators import limits
 from streams.transactions import FencedError, TransactionalProducer, fence_producer
@@ -157,7 +157,14 @@ async def _empty(producer: TransactionalProducer) -> None:
         pass
 
 
-_ENDED = ["begin", ("offsets of", "the group"), ("offsets of", "the group"), "abort"]
+_ENDED = [
+    "begin",
+    ("partitions", {VIEW, CLICK}),
+    ("partitions", {VIEW}),
+    ("offsets of", "the group"),
+    ("offsets of", "the group"),
+    "abort",
+]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +176,7 @@ _ENDED = ["begin", ("offsets of", "the group"), ("offsets of", "the group"), "ab
         (None, ProducerFenced(), _ENDED[:-1]),  # another worker does the same
     ],
 )
-def test_to_fence_an_owner_is_to_begin_with_its_id_to_abort_its_offsets_and_to_close(
+def test_to_fence_an_owner_is_to_begin_with_its_id_to_abort_what_it_may_have_left_and_to_close(
     error: Exception | None, last_answer: Any, between: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[Any] = []
@@ -182,6 +189,11 @@ def test_to_fence_an_owner_is_to_begin_with_its_id_to_abort_its_offsets_and_to_c
 
     async def begin(self: Any) -> None:
         calls.append("begin")
+
+    async def add_partitions(self: Any, tps: set[TopicPartition]) -> bool:
+        calls.append(("partitions", set(tps)))
+        tps.discard(next(iter(sorted(tps))))  # the broker has taken one
+        return not tps
 
     async def add_offsets(self: Any, group_id: str) -> bool:
         calls.append(("offsets of", group_id))
@@ -202,12 +214,13 @@ def test_to_fence_an_owner_is_to_begin_with_its_id_to_abort_its_offsets_and_to_c
     monkeypatch.setattr(limits, "abort_wait_s", 0.2)
     monkeypatch.setattr(AIOKafkaProducer, "start", start)
     monkeypatch.setattr(AIOKafkaProducer, "begin_transaction", begin)
+    monkeypatch.setattr(Sender, "_do_add_partitions_to_txn", add_partitions)
     monkeypatch.setattr(Sender, "_do_add_offsets_to_txn", add_offsets)
     monkeypatch.setattr(AIOKafkaProducer, "abort_transaction", abort)
     monkeypatch.setattr(AIOKafkaProducer, "stop", stop)
 
     async def fence() -> None:
-        await fence_producer({"bootstrap_servers": "127.0.0.1:1"}, "owner before", "the group")
+        await fence_producer({"bootstrap_servers": "127.0.0.1:1"}, "owner before", "the group", [VIEW, CLICK])
 
     if error is None:
         asyncio.run(fence())
