@@ -258,9 +258,8 @@ def _tested(
     everyone = np.arange(data.whole.users)
     refit = trial.protocol == "refit"
     validation = _ndcg(_ranks(component, data, "validation", everyone)) if not (refit and spec.name == FUSION) else 0.0
-    if spec.name == ENCODER and setting.refit_encoder is not None:
-        component = spec.build(replace(setting, encoder=setting.refit_encoder))
-    elif refit and spec.name != FUSION:
+    if refit and spec.name != FUSION:
+        component = varied(spec.build(replace(setting, encoder=setting.refit_encoder or setting.encoder)), options)
         component.fit(data.train("test", refit=True))
     started = time.perf_counter()
     ranks = _ranks(component, data, "test", everyone, lambda share: advance(f"{spec.name}: test", share))

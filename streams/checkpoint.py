@@ -6,7 +6,7 @@ the changelog but not acknowledged is known by the fences when it comes again.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
@@ -22,8 +22,9 @@ __all__ = ["Checkpoint", "Group", "Settlement", "Targets"]
 Change = tuple[bytes, bytes | None]
 """Key and new value of the state table; None deletes."""
 Outgoing = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
-Outbox = defaultdict[tuple[str, int], list[Outgoing]]
-"""Topic and partition -> records."""
+Place = tuple[str, int]
+"""Topic and partition."""
+Outbox = defaultdict[Place, list[Outgoing]]
 
 
 class Group(Protocol):
@@ -54,18 +55,23 @@ class Targets(NamedTuple):
     receipts: str = "erasure-receipts"
     receipts_partitions: int = 1
 
-    def of(self, partitions: Iterable[int]) -> set[tuple[str, int]]:
-        """Topic and partition of all that effects of these source partitions may be written to."""
-        return {
-            place
-            for partition in partitions
-            for place in (
-                (self.changelog, partition),
-                (self.recommendations, partition % self.recommendations_partitions),
-                (self.dead_letter, partition % self.dead_letter_partitions),
-                (self.receipts, partition % self.receipts_partitions),
-            )
-        }
+    def of_lists(self, partition: int) -> Place:
+        """Where the lists of a source partition go."""
+        return self.recommendations, partition % self.recommendations_partitions
+
+    def of_dead_letters(self, partition: int) -> Place:
+        """Where the dead letters of a source partition go."""
+        return self.dead_letter, partition % self.dead_letter_partitions
+
+    def of_receipts(self, partition: int) -> Place:
+        """Where the receipts of a source partition go."""
+        return self.receipts, partition % self.receipts_partitions
+
+    def of(self, partitions: Collection[int]) -> set[Place]:
+        """Everywhere effects of these source partitions go."""
+        places = (self.of_lists, self.of_dead_letters, self.of_receipts)
+        of_all = {place(partition) for partition in partitions for place in places}
+        return of_all | {(self.changelog, partition) for partition in partitions}
 
 
 class Settlement(NamedTuple):
@@ -159,21 +165,17 @@ class Checkpoint:
             outbox[targets.changelog, partition] = [(key, value, []) for key, value in part]
         for erase in effects.erasures:
             if erase.husk is not None:
-                at = erase.user.partition % targets.recommendations_partitions
-                outbox[targets.recommendations, at].append((erase.user.key, None, []))
+                outbox[targets.of_lists(erase.user.partition)].append((erase.user.key, None, []))
         for user, value in effects.lists:
-            at = user.partition % targets.recommendations_partitions
-            outbox[targets.recommendations, at].append((user.key, value, JSON_HEADERS))
+            outbox[targets.of_lists(user.partition)].append((user.key, value, JSON_HEADERS))
         for letter in effects.dead_letters:
-            at = letter.partition % targets.dead_letter_partitions
-            outbox[targets.dead_letter, at].append(_dead_letter(letter))
+            outbox[targets.of_dead_letters(letter.partition)].append(_dead_letter(letter))
         return outbox
 
     def _receipts(self, erasures: Sequence[Erase]) -> Outbox:
         outbox: Outbox = defaultdict(list)
         for erase in erasures:
-            at = erase.user.partition % self._targets.receipts_partitions
-            outbox[self._targets.receipts, at].append((*erase.receipt, JSON_HEADERS))
+            outbox[self._targets.of_receipts(erase.user.partition)].append((*erase.receipt, JSON_HEADERS))
         return outbox
 
     async def _deliver(self, outbox: Outbox) -> dict[int, int]:

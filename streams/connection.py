@@ -1,7 +1,7 @@
 """How the worker reaches Kafka: arguments of its aiokafka clients, and the Faust app on the chunk transport."""
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final, cast
@@ -61,7 +61,7 @@ class ChunkApp(faust.App):
         """The client of the producer."""
         return cast(BatchProducer, self.producer).client
 
-    async def fence(self, transactional_id: str, partitions: Iterable[int]) -> None:
+    async def fence(self, transactional_id: str, partitions: Collection[int]) -> None:
         """Abort the transaction of another worker that had these partitions, and refuse what it sends from now on."""
         written = [TopicPartition(*place) for place in self.targets.of(partitions)]
         await fence_producer(self.arguments, transactional_id, self.conf.id, written)

@@ -30,8 +30,8 @@ Echo = Callable[[str], object]
 Result = dict[str, Any]
 
 
-def _scale(axis: scale.Axis, sizes: tuple[int, ...], events: int = 20_000) -> Callable[[Echo], Result]:
-    return lambda echo: scale.run(scale.ScaleOptions(axis=axis, sizes=sizes, events=events), echo)
+def _scale(options: scale.ScaleOptions) -> Callable[[Echo], Result]:
+    return lambda echo: scale.run(options, echo)
 
 
 MEASURES: Final[Mapping[str, Callable[[Echo], Result]]] = {
@@ -43,11 +43,11 @@ MEASURES: Final[Mapping[str, Callable[[Echo], Result]]] = {
     "peers": lambda echo: contest.run(contest.PeersOptions(rounds=1), echo),
     "peers-state": lambda echo: contest.run(contest.PeersOptions(job="state", rounds=1, naive_events=20_000), echo),
     "replay": lambda echo: backfill.run(backfill.ReplayOptions(), echo),
-    "scale-users": _scale("users", (1_000, 10_000, 100_000, 1_000_000)),
-    "scale-workers": _scale("workers", (1, 2), events=100_000),
-    "scale-items": _scale("items", (1_000, 13_343, 100_000, 1_000_000)),
-    "scale-partitions": _scale("partitions", (8, 64, 256)),
-    "scale-history": _scale("history", (1, 10, 50)),
+    "scale-users": _scale(scale.ScaleOptions("users", (1_000, 10_000, 100_000, 1_000_000))),
+    "scale-workers": _scale(scale.ScaleOptions("workers", events=100_000)),
+    "scale-items": _scale(scale.ScaleOptions("items", (1_000, 13_343, 100_000, 1_000_000))),
+    "scale-partitions": _scale(scale.ScaleOptions("partitions")),
+    "scale-history": _scale(scale.ScaleOptions("history")),
 }
 """What the page shows, in the order of its measuring: small enough to end within an hour in all."""
 

@@ -50,8 +50,9 @@ def freshness(
     """Milliseconds from an event to the list it changed, under open-loop load, with a breakdown by stage."""
     from streams.bench.freshness import FreshnessOptions, run, show
 
-    options = FreshnessOptions(seconds=seconds, rounds=rounds, broker=kind, capacity_per_s=capacity)
-    options = replace(options, yield_after_s=yield_after_s)
+    options = FreshnessOptions(
+        seconds=seconds, rounds=rounds, broker=kind, capacity_per_s=capacity, yield_after_s=yield_after_s
+    )
     if load:
         options = replace(options, loads=tuple(load))
     result = run(options, echo=_progress)

@@ -5,7 +5,8 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -26,6 +27,7 @@ __all__ = [
     "Place",
     "Producer",
     "WorkerProcess",
+    "admin_client",
     "committed",
     "create_topics",
     "new_settings",
@@ -69,10 +71,19 @@ def new_settings(address: str, home: Path, *, partitions: int = 4, **worker: Any
     return scratch_settings(BrokerSettings(address=address), home, partitions=partitions, **worker)
 
 
-async def _create_topics(settings: Settings, without: Sequence[str], partitions: dict[str, int]) -> None:
+@asynccontextmanager
+async def admin_client(settings: Settings) -> AsyncGenerator[AIOKafkaAdminClient]:
+    """A client for what is no test's own subject: topics, configurations, offsets."""
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.broker.address)
     await admin.start()
     try:
+        yield admin
+    finally:
+        await admin.close()
+
+
+async def _create_topics(settings: Settings, without: Sequence[str], partitions: dict[str, int]) -> None:
+    async with admin_client(settings) as admin:
         specs = [spec for spec in topic_specs(settings.topics, settings.worker.app_id) if spec.name not in without]
         await admin.create_topics(
             [
@@ -80,8 +91,6 @@ async def _create_topics(settings: Settings, without: Sequence[str], partitions:
                 for spec in specs
             ]
         )
-    finally:
-        await admin.close()
 
 
 def create_topics(settings: Settings, without: Sequence[str] = (), partitions: dict[str, int] | None = None) -> None:
@@ -180,9 +189,7 @@ def read_topic(settings: Settings, topic: str, partitions: int | None = None, ti
 
 
 async def _committed(settings: Settings) -> dict[tuple[str, int], int]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.broker.address)
-    await admin.start()
-    try:
+    async with admin_client(settings) as admin:
         wanted = [
             TopicPartition(topic, partition)
             for topic in settings.topics.events
@@ -193,8 +200,6 @@ async def _committed(settings: Settings) -> dict[tuple[str, int], int]:
         except GroupCoordinatorNotAvailableError:  # of a broker that has had no group yet
             return {}
         return {(tp.topic, tp.partition): found.offset for tp, found in offsets.items()}
-    finally:
-        await admin.close()
 
 
 def committed(settings: Settings) -> dict[tuple[str, int], int]:

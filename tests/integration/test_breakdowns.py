@@ -6,7 +6,6 @@
 from pathlib import Path
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from streams.chaos.readback import final_states
@@ -14,6 +13,7 @@ from streams.settings import Settings
 from streams.topics import changelog_topic
 from streams.worker_process import WorkerProcess
 from tests.integration.harness import (
+    admin_client,
     committed,
     create_topics,
     new_settings,
@@ -27,13 +27,9 @@ _USERS = 40
 
 
 async def _set_record_bytes_max(settings: Settings, topic: str, value: int) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.broker.address)
-    await admin.start()
-    try:
+    async with admin_client(settings) as admin:
         config = {"max.message.bytes": str(value)}
         await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs=config)])
-    finally:
-        await admin.close()
 
 
 @pytest.mark.kafka

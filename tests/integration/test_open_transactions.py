@@ -12,7 +12,6 @@ from typing import Any, Final, cast
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.structs import TopicPartition
 
@@ -22,7 +21,7 @@ from streams.clients.reading import end_offsets, read, settled_ends
 from streams.protocol import GroupMember
 from streams.settings import Settings
 from streams.transactions import TransactionalProducer, fence_producer
-from tests.integration.harness import WorkerProcess, create_topics, new_settings, run
+from tests.integration.harness import WorkerProcess, admin_client, create_topics, new_settings, run
 
 _STEPS: Final = 12
 """Moments of a transaction at which it is cancelled: it takes about 15 ms on an idle machine."""
@@ -127,34 +126,30 @@ def test_readers_end_before_a_transaction_that_stays_open(kafka: str, tmp_path: 
     run(scenario())
 
 
-async def _verifies(address: str, *, is_on: bool) -> None:
+async def _verifies(settings: Settings, *, is_on: bool) -> None:
     """Whether the broker asks, before it takes a record, if the transaction of it goes on."""
-    client = AIOKafkaAdminClient(bootstrap_servers=address)
-    await client.start()
-    try:
+    async with admin_client(settings) as client:
         configs = {"transaction.partition.verification.enable": str(is_on).lower()}
         await client.alter_configs([ConfigResource(ConfigResourceType.BROKER, "1", configs=configs)])
-    finally:
-        await client.close()
 
 
-async def _taken_too_late(address: str, owner: str, at: TopicPartition) -> None:
+async def _taken_too_late(settings: Settings, owner: str, at: TopicPartition) -> None:
     """A record that the broker takes after its transaction was aborted: of another one, as far as the log tells."""
-    producer = AIOKafkaProducer(bootstrap_servers=address, transactional_id=owner)
+    producer = AIOKafkaProducer(bootstrap_servers=settings.broker.address, transactional_id=owner)
     await producer.start()
     manager: Any = producer._txn_manager
     try:
         await producer.begin_transaction()
         await producer.send_and_wait(at.topic, b"aborted", key=b"u", partition=at.partition)
         await producer.abort_transaction()
-        await _verifies(address, is_on=False)
+        await _verifies(settings, is_on=False)
         await asyncio.sleep(1.0)  # it takes note when it gets to it
         manager.begin_transaction()
         manager._txn_partitions.add(at)  # nobody tells the coordinator
         await producer.send_and_wait(at.topic, b"late", key=b"u", partition=at.partition)
     finally:
         await producer.stop()
-        await _verifies(address, is_on=True)
+        await _verifies(settings, is_on=True)
 
 
 @pytest.mark.kafka
@@ -170,7 +165,7 @@ def test_what_a_broker_took_too_late_is_ended_with_its_owner(kafka: str, tmp_pat
 
     async def scenario() -> None:
         at = TopicPartition(topic, 0)
-        await _taken_too_late(settings.broker.address, owner, at)
+        await _taken_too_late(settings, owner, at)
         await fence_producer(arguments, owner, group, [])
         with pytest.raises(ClientError, match=r"partitions \[0\] are held"):
             await asyncio.to_thread(settle)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
 
 from streams.chaos.readback import final_states
 from streams.settings import Settings
 from streams.topics import changelog_topic
 from tests.integration.harness import (
     WorkerProcess,
+    admin_client,
     committed,
     create_topics,
     new_settings,
@@ -30,12 +30,8 @@ _NOTICED_S_MAX = 45.0
 
 
 async def _delete(settings: Settings, topic: str) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.broker.address)
-    await admin.start()
-    try:
+    async with admin_client(settings) as admin:
         await admin.delete_topics([topic])
-    finally:
-        await admin.close()
 
 
 def _send(settings: Settings, topic: str) -> dict[tuple[str, int], int]:
