@@ -16,6 +16,7 @@ from operators.batches import Batch, UserKey
 from operators.candidates.live_covisitation import LiveCoVisitation
 from operators.candidates.popularity import Popularity
 from operators.companions import Visits
+from operators.fresh import fresh_by_partition, popular_items
 from operators.interest import OUT_OF_VOCABULARY, Encoder
 from operators.ranking import Policy, rank
 from operators.state import UserState
@@ -68,7 +69,7 @@ class Contenders:
         return _Snapshot(
             [state.vector for state in states],
             [state.newest_items(NEIGHBOURS) for state in states] if self._learning else [],
-            Visits(self._followed, batch.users, states, drop_seen=self._drop_seen) if self._follows else None,
+            Visits(self._followed, states, drop_seen=self._drop_seen) if self._follows else None,
         )
 
     def learn_and_rank(
@@ -80,19 +81,18 @@ class Contenders:
         times_ms: list[int] = batch.events.times_ms.tolist()
         events = list(zip(batch.events.item_ids, times_ms, strict=True))
         fresh = [events[start:end] for start, end in pairwise(batch.bounds)]
-        companions = None
-        if before.visits is not None:
-            companions = before.visits.learned(fresh, (batch.events.offsets, batch.events.types), batch.bounds)
+        by_partition = fresh_by_partition(batch.users, fresh, batch.events, batch.bounds)
+        companions = before.visits.learned(by_partition) if before.visits is not None else None
         for items in self._learning:
             _teach(items, fresh, before, self._learn_from_ms)
         unranked = [copy.copy(state) for state in states] if self._learning else []
         for state in unranked:
             state.rows = None  # those of the encoder: it has none for new items
-        popularities = [popularity[user.partition] for user in batch.users]
+        popular = popular_items(popularity, by_partition)
         for name, (policy, items) in self._contenders.items():
             beside = companions if policy.covisitation else None
             of_users = states if items is None else unranked
-            ranked = rank(of_users, popularities, items or self._encoder, policy, frozenset[str](), companions=beside)
+            ranked = rank(of_users, popular, items or self._encoder, policy, frozenset[str](), companions=beside)
             lists = [[item.item_id for item in of_user] for of_user in ranked]
             self.lists[name].update(zip(batch.users, lists, strict=True))
 

@@ -1,6 +1,5 @@
 """Co-visitation around one batch: the histories before it, what it teaches, and who is answered what."""
 
-from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
@@ -9,6 +8,7 @@ from numpy.typing import NDArray
 
 from operators import limits
 from operators.candidates.live_covisitation import NOTHING, WINDOW_EVENTS, Companions, LiveCoVisitation
+from operators.fresh import FreshEvents
 from operators.fusion import Bonuses, CoVisitationWeights
 from operators.interest import OUT_OF_VOCABULARY, Encoder
 from operators.state import UserState
@@ -41,8 +41,12 @@ class BatchCompanions(NamedTuple):
                 if rows[place] == OUT_OF_VOCABULARY and item_id not in withdrawn:
                     rows[place] = -place
         of_slot = np.array(rows, np.int64)[self.found.slots]
-        bonus = np.float32(weights.weight) * np.log1p(np.float32(weights.scale) * self.found.shares)
-        return Followed(*self, weights, Bonuses(of_slot, np.zeros(of_slot.shape, np.float32), bonus))
+        history = np.zeros(of_slot.shape, np.float32)
+        return Followed(*self, weights, Bonuses(of_slot, history, _bonus(weights, self.found.shares)))
+
+    def with_bonuses(self, weights: CoVisitationWeights) -> "BatchCompanions":
+        """The same with what the weights make of each share in its place."""
+        return self._replace(found=self.found._replace(shares=_bonus(weights, self.found.shares)))
 
 
 class Followed(NamedTuple):
@@ -60,14 +64,18 @@ class Followed(NamedTuple):
 
     def effects(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], list[str]]:
         """What one event's co-visits add to each place of the lists (B, k), and the items of those events."""
-        scale, (_, shares, greatest, causes) = np.float32(self.weights.scale), self.found
-        without = np.log1p(scale * np.maximum(shares - greatest, 0))
-        effects = np.float32(self.weights.weight) * (np.log1p(scale * shares) - without)
+        _, shares, greatest, causes = self.found
+        effects = self.bonuses.covisitation - _bonus(self.weights, np.maximum(shares - greatest, 0))
         same = (rows[:, :, None] == self.bonuses.rows[:, None, :]) & (rows != OUT_OF_VOCABULARY)[:, :, None]
         at, lines = same.argmax(axis=2), np.arange(len(rows))[:, None]
         places: list[int] = causes[lines, at].ravel().tolist()
         here = np.where(same.any(axis=2), effects[lines, at], np.float32(-np.inf))
         return here, [self.item_ids[place] for place in places]
+
+
+def _bonus(weights: CoVisitationWeights, shares: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What co-visitation adds to the score of an item with this share."""
+    return np.float32(weights.weight) * np.log1p(np.float32(weights.scale) * shares)
 
 
 class Visits:
@@ -76,7 +84,6 @@ class Visits:
     def __init__(
         self,
         tables: Mapping[int, LiveCoVisitation],
-        users: Sequence[tuple[int, bytes]],
         states: Sequence[UserState],
         *,
         drop_seen: bool,
@@ -84,38 +91,22 @@ class Visits:
         """
         Args:
             tables: by partition.
-            users: partition and key of each.
-            states: of the same users.
+            states: of the users of the batch.
             drop_seen: nobody is answered with an item of the history.
         """
         self._tables = tables
         self._drop_seen = drop_seen
         self._width = limits.history_events_max if drop_seen else WINDOW_EVENTS
         self._before = [state.newest_items(self._width) for state in states]
-        self._members: defaultdict[int, list[int]] = defaultdict(list)
-        for n, (partition, _) in enumerate(users):
-            self._members[partition].append(n)
 
-    def learned(
-        self,
-        fresh: Sequence[Sequence[tuple[str, int]]],
-        order: Sequence[NDArray[np.int64]],
-        bounds: Sequence[int],
-    ) -> BatchCompanions:
-        """Teach every partition its events of the batch, in event-time order, and answer every user.
-
-        Args:
-            fresh: item and time in ms of each user's events that are new.
-            order: columns of the batch's events that tell those of one time apart, the most significant one last.
-            bounds: of the first users' events in them, as in ``operators.batches.Batch``.
-        """
+    def learned(self, fresh: Mapping[int, FreshEvents]) -> BatchCompanions:
+        """Teach every partition its new events of the batch, in event-time order, and answer every user."""
         item_ids = [""]
         answer = Companions.none(len(self._before))
-        for partition, members in self._members.items():
+        for partition, events in fresh.items():
             table = self._tables[partition]
             names = table.item_ids
-            of_members = [fresh[n] for n in members]
-            found = self._serve(table, members, of_members, _rows_of(order, bounds, members, of_members))
+            found = self._serve(table, events)
             used, at = np.unique(np.stack([found.slots, found.causes]), return_inverse=True)
             named: list[str] = [names[slot] for slot in used.tolist()]
             places = np.array([len(item_ids) + n if name else 0 for n, name in enumerate(named)], np.int64)
@@ -123,33 +114,19 @@ class Visits:
             item_ids += named
             found = found._replace(slots=slots, causes=causes)
             for column, part in zip(answer, found, strict=True):
-                column[members] = part
+                column[events.members] = part
         return BatchCompanions(item_ids, answer)
 
-    def _serve(
-        self,
-        table: LiveCoVisitation,
-        members: Sequence[int],
-        fresh: Sequence[Sequence[tuple[str, int]]],
-        order: Sequence[NDArray[np.int64]],
-    ) -> Companions:
-        lengths = np.array([len(events) for events in fresh], np.int64)
-        item_ids: list[str] = [item_id for events in fresh for item_id, _ in events]
-        times_ms = np.array([time_ms for events in fresh for _, time_ms in events], np.int64)
-        by_time = np.lexsort((*order, times_ms))
-        in_order: list[int] = by_time.tolist()
-        slots = np.empty(len(item_ids), np.int64)
-        slots[by_time] = table.admit([item_ids[n] for n in in_order])
-        flat, ends = self._sequences(table, members, slots, lengths)
-        place = np.repeat(ends - np.cumsum(lengths), lengths) + np.arange(len(slots))  # of each event in `flat`
-        events = flat[place[by_time][:, None] - np.arange(1 + WINDOW_EVENTS)]
-        position = np.empty(len(by_time), np.int64)
-        position[by_time] = np.arange(len(by_time))
-        last = np.cumsum(lengths) - 1
-        asked = np.where(lengths > 0, position[last] + 1 if len(position) else 0, 0)
+    def _serve(self, table: LiveCoVisitation, fresh: FreshEvents) -> Companions:
+        slots = np.empty(len(fresh.events), np.int64)
+        slots[fresh.by_time] = table.admit([item_id for item_id, _ in fresh.in_order()])
+        flat, ends = self._sequences(table, fresh.members, slots, fresh.lengths)
+        # Of each event in `flat`:
+        place = np.repeat(ends - np.cumsum(fresh.lengths), fresh.lengths) + np.arange(len(slots))
+        events = flat[place[fresh.by_time][:, None] - np.arange(1 + WINDOW_EVENTS)]
         recent = flat[ends[:, None] - 1 - np.arange(WINDOW_EVENTS)]
         seen = flat[ends[:, None] - 1 - np.arange(self._width)] if self._drop_seen else recent[:, :0]
-        return table.serve(events, asked, recent, seen)
+        return table.serve(events, fresh.known_to(), recent, seen)
 
     def _sequences(
         self, table: LiveCoVisitation, members: Sequence[int], slots: NDArray[np.int64], lengths: NDArray[np.int64]
@@ -164,19 +141,3 @@ class Visits:
             flat += listed[start : start + length]
             start += length
         return np.array(flat, np.int64), np.cumsum(lengths + self._width)
-
-
-def _rows_of(
-    columns: Sequence[NDArray[np.int64]],
-    bounds: Sequence[int],
-    members: Sequence[int],
-    fresh: Sequence[Sequence[tuple[str, int]]],
-) -> list[NDArray[np.int64]]:
-    """The columns of the members' fresh events; zeros for a user of whom some were not fresh."""
-    places: list[int] = []
-    for n, events in zip(members, fresh, strict=True):
-        if events:
-            whole = bounds[n + 1] - bounds[n] == len(events)
-            places += range(bounds[n], bounds[n + 1]) if whole else [-1] * len(events)
-    at = np.array(places, np.int64)
-    return [np.where(at < 0, 0, column[at]) for column in columns]

@@ -10,6 +10,7 @@ from operators.candidates.popularity import Popularity
 from operators.companions import Visits
 from operators.erasure import ERASURE, ErasureRequest, Receipt, digest_of, encode_receipt, husk_key
 from operators.fold import Folded, fold, fold_all
+from operators.fresh import fresh_by_partition, learn_popularity, popular_items
 from operators.interest import Encoder, EncoderError, refresh
 from operators.ranking import NO_CATEGORIES, Cause, Policy, RecommendationList
 from operators.state import UserState
@@ -133,16 +134,13 @@ def process_batch(
     of_users = [states[user] for user in users]
     visits = None
     if covisitation is not None:
-        visits = Visits(covisitation, users, of_users, drop_seen=policy.seen_items == "drop")
+        visits = Visits(covisitation, of_users, drop_seen=policy.seen_items == "drop")
     folded = fold_all(of_users[: len(batch.users)], batch.events, batch.bounds, encoder)
     folded += [fold(states[user], [], encoder) for user in left]
-    for user, outcome in zip(users, folded, strict=True):
-        popularity[user.partition].extend(outcome.fresh)
-    popularities = [popularity[user.partition] for user in users]
-    companions = None
-    if visits is not None:
-        order = batch.events.offsets, batch.events.types
-        companions = visits.learned([outcome.fresh for outcome in folded], order, batch.bounds)
+    fresh = fresh_by_partition(users, [outcome.fresh for outcome in folded], batch.events, batch.bounds)
+    learn_popularity(popularity, fresh)
+    popular = popular_items(popularity, fresh)
+    companions = visits.learned(fresh) if visits is not None else None
     mark("fold")
     ranked: list[list[ranking.RankedItem]] | None = None
     fails = False
@@ -150,12 +148,12 @@ def process_batch(
         _refresh(of_users, folded, encoder)
         mark("encode")
         if not yields:
-            ranked = ranking.rank(of_users, popularities, encoder, policy, withdrawn, categories, companions)
+            ranked = ranking.rank(of_users, popular, encoder, policy, withdrawn, categories, companions)
     except EncoderError:
         fails = True
     degraded = ranked is None
     if ranked is None:
-        ranked = ranking.rank_without_encoder(of_users, popularities, policy, withdrawn, companions)
+        ranked = ranking.rank_without_encoder(of_users, popular, policy, withdrawn, companions)
     mark("rank")
     origins = [*_origins(batch, topics), *_origins_left(batch, left, states, topics)]
     lists = _encode_lists(users, ranked, origins, encoder.version, policy, now_ms, degraded=degraded)

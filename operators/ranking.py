@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operators import limits
-from operators.candidates.popularity import Popularity
+from operators.candidates.popularity import PopularItems
 from operators.companions import BatchCompanions, Followed
 from operators.defaults import REPEAT_WEIGHT
 from operators.explaining import because
@@ -96,7 +96,7 @@ encode_list = msgspec.json.Encoder().encode
 
 def rank(
     states: Sequence[UserState],
-    popularities: Sequence[Popularity],
+    popular: Sequence[PopularItems],
     encoder: Encoder,
     policy: Policy,
     withdrawn: Container[str],
@@ -111,7 +111,7 @@ def rank(
     leave short is filled with popular items.
 
     Args:
-        popularities: of each user's partition.
+        popular: of each user's partition, as of its last event.
         withdrawn: item ids that no list may hold; the encoder was told of them by ``set_rule``.
         categories: of items, for ``category_items_max``; popular items that fill a short list are not capped.
         companions: of the users, where the policy has weights for co-visitation.
@@ -134,13 +134,13 @@ def rank(
         if companions is not None and not items:
             items.extend(_followers(companions, n, policy, withdrawn))
         if len(items) < policy.list_items:
-            _fill(items, states[n], popularities[n], policy, withdrawn)
+            _fill(items, states[n], popular[n], policy, withdrawn)
     return lists
 
 
 def rank_without_encoder(
     states: Sequence[UserState],
-    popularities: Sequence[Popularity],
+    popular: Sequence[PopularItems],
     policy: Policy,
     withdrawn: Container[str],
     companions: BatchCompanions | None = None,
@@ -150,11 +150,14 @@ def rank_without_encoder(
     Items that the model does not know are ranked like any others. The catalogue's boosts and the policy's caps and
     diversity are left out.
     """
+    followed = None
+    if companions is not None and policy.covisitation is not None and policy.covisitation.weight > 0:
+        followed = companions.with_bonuses(policy.covisitation)
     lists: list[list[RankedItem]] = []
-    for n, (state, popularity) in enumerate(zip(states, popularities, strict=True)):
-        items = _of_bonuses(state, companions.of_user(n) if companions else [], policy, withdrawn)
+    for n, (state, popular_items) in enumerate(zip(states, popular, strict=True)):
+        items = _of_bonuses(state, followed.of_user(n) if followed else [], policy, withdrawn)
         if len(items) < policy.list_items:
-            _fill(items, state, popularity, policy, withdrawn)
+            _fill(items, state, popular_items, policy, withdrawn)
         lists.append(items)
     return lists
 
@@ -162,13 +165,10 @@ def rank_without_encoder(
 def _of_bonuses(
     state: UserState, followers: Iterable[tuple[str, float, str]], policy: Policy, withdrawn: Container[str]
 ) -> list[RankedItem]:
-    """The best by the user's own counts and co-visitation; of equal ones what the user took last."""
+    """The best by the user's own counts and the bonuses of followers; of equal ones what the user took last."""
     repeated = policy.seen_items == "keep" and policy.repeat_weight > 0
     counts: Counter[str] = Counter(reversed(state.history_items)) if repeated else Counter()
-    followed: dict[str, tuple[float, str]] = {}
-    if policy.covisitation is not None and policy.covisitation.weight > 0:
-        weight, scale = policy.covisitation.weight, policy.covisitation.scale
-        followed = {item_id: (weight * math.log1p(scale * share), cause) for item_id, share, cause in followers}
+    followed = {item_id: (bonus, cause) for item_id, bonus, cause in followers}
     # Only co-visitation changes the order of own counts, so that any other of the best is among the best of those.
     likely = [item_id for item_id in sorted(counts, key=counts.__getitem__, reverse=True) if item_id not in withdrawn]
     candidates = dict.fromkeys([*likely[: policy.list_items], *(each for each in followed if each not in withdrawn)])
@@ -309,13 +309,13 @@ def _followers(companions: BatchCompanions, user: int, policy: Policy, withdrawn
 
 
 def _fill(
-    items: list[RankedItem], state: UserState, popularity: Popularity, policy: Policy, withdrawn: Container[str]
+    items: list[RankedItem], state: UserState, popular: PopularItems, policy: Policy, withdrawn: Container[str]
 ) -> None:
     taken = {item.item_id for item in items}
     if policy.seen_items == "drop":
         taken.update(state.history_items)
     missing = policy.list_items - len(items)
-    popular = popularity.top(missing + len(taken) + limits.explained_events_max, withdrawn)
-    chosen = [(item, share) for item, share in popular if item not in taken][:missing]
+    likely = popular.top(missing + len(taken) + limits.explained_events_max, withdrawn)
+    chosen = [(item, share) for item, share in likely if item not in taken][:missing]
     for place, (item_id, share) in enumerate(chosen, len(items) + 1):
         items.append(RankedItem(item_id, place, round(share, _SCORE_DIGITS), "popularity", []))

@@ -29,7 +29,8 @@ def reshaped(
     usable = np.isfinite(scores)
     low = np.where(usable, scores, np.inf).min(axis=1, keepdims=True)
     span = np.maximum(np.where(usable, scores, -np.inf).max(axis=1, keepdims=True) - low, 1e-12)
-    relevance = np.where(usable, (scores - low) / span, -np.inf)
+    relevance = np.where(usable, (scores - low) / span, 0.0)
+    gone = ~usable
     vectors = encoder.directions(np.maximum(rows, OUT_OF_VOCABULARY))  # (B, k, D); new items are all alike
     nearest = np.zeros(scores.shape, np.float32)
     in_category = np.zeros(scores.shape, np.int64)
@@ -37,7 +38,8 @@ def reshaped(
     chosen = np.empty((len(scores), min(count, scores.shape[1])), np.int64)
     for place in range(chosen.shape[1]):
         full = (in_category >= category_items_max) if categories is not None else np.False_
-        value = np.where(full, -np.inf, (1 - diversity) * relevance - diversity * nearest)
+        # At a diversity of 1 the score weighs nothing, but what is gone stays gone.
+        value = np.where(full | gone, -np.inf, (1 - diversity) * relevance - diversity * nearest)
         best = value.argmax(axis=1)
         out_of_stock = np.isneginf(value[lines, best])
         chosen[:, place] = np.where(out_of_stock, -1, best)
@@ -46,7 +48,7 @@ def reshaped(
         if categories is not None:
             of_best = categories[lines, best][:, None]
             in_category += (categories == of_best) & (of_best != NO_CATEGORY)
-        relevance[lines, best] = -np.inf
+        gone[lines, best] = True
     taken = np.maximum(chosen, 0)
     picked = np.where(chosen >= 0, np.take_along_axis(scores, taken, 1), np.float32(-np.inf))
     return picked, taken

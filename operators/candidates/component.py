@@ -129,5 +129,12 @@ class StreamedComponent(Protocol):
 def top_rows(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     """Columns of the k highest of each line: scores (B, N) -> (B, k), best first, equal scores by column."""
     kept = np.sort(np.argpartition(-scores, k - 1, axis=1)[:, :k], axis=1)  # (B, k)
+    best = np.take_along_axis(scores, kept, axis=1)
+    least = best.min(axis=1, keepdims=True)
+    # Of the columns that equal the k-th highest, the partition took any.
+    cut = np.flatnonzero((scores == least).sum(axis=1) > (best == least).sum(axis=1))
+    for line in cut.tolist():  # faster than a running count over every column of all of them
+        above, equal = np.flatnonzero(scores[line] > least[line]), np.flatnonzero(scores[line] == least[line])
+        kept[line] = np.concatenate([above, equal[: k - len(above)]])
     order = np.argsort(-np.take_along_axis(scores, kept, axis=1), axis=1, kind="stable")
     return np.take_along_axis(kept, order, axis=1).astype(np.int64)

@@ -1,6 +1,7 @@
 """Popularity that moves with the stream: one exponentially decayed count per item."""
 
-from collections.abc import Container, Sequence
+from bisect import bisect_right
+from collections.abc import Container, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -8,11 +9,11 @@ import numpy as np
 
 from operators import limits
 
-__all__ = ["Popularity", "PopularityError"]
+__all__ = ["PopularItems", "Popularity", "PopularityError"]
 
 _EXPONENT_MAX: Final = 64.0
-_RANKING_GROWTH_SHARE: Final = 20
-"""The ranking is made anew when the events have grown by one part in this many: it costs far more than an event."""
+_EDITION_GROWTH_SHARE: Final = 20
+"""There is a new edition when the events have grown by one part in this many: it costs far more than an event."""
 _RANKED_ITEMS: Final = 2 * limits.candidates_max
 
 
@@ -27,19 +28,45 @@ class _Snapshot(msgspec.Struct, array_like=True):
     weights: dict[str, float]
 
 
+class PopularItems:
+    """Decayed counts as they were at one moment, ranked when they are asked for."""
+
+    def __init__(self, events: int, weights: Mapping[str, float]) -> None:
+        """``weights`` by item: they must not change any more while this is asked."""
+        self.events: Final = events
+        """Events that are counted."""
+        self._weights = weights
+        self._ranked: list[str] = []
+
+    def top(self, count: int, excluded: Container[str] = ()) -> list[tuple[str, float]]:
+        """The ``count`` most popular items that are not excluded, with their share of the top item's weight."""
+        weights = self._weights
+        if not self._ranked:
+            self._ranked = _rank(weights, _RANKED_ITEMS)
+        chosen = [item for item in self._ranked if item not in excluded][:count]
+        if len(chosen) < count and len(self._ranked) < len(weights):
+            self._ranked = _rank(weights, len(weights))
+            chosen = [item for item in self._ranked if item not in excluded][:count]
+        top = weights[self._ranked[0]] if self._ranked else 1.0
+        return [(item, weights[item] / top) for item in chosen]
+
+
 class Popularity:
-    """Decayed item counts of one partition's events; bounded, deterministic in the order of the events.
+    """Decayed item counts of one partition's events; bounded, and a function of the events in their order.
 
     Forward decay (Cormode et al., ICDE 2009): an event at time t adds 2**((t - landmark) / half-life), so that
     nothing is decayed on reading and all that matters, the order of the weights, is right at every moment.
+
+    Lists are made of editions: the counts as they were after certain numbers of events. So a user's list is the same
+    however many later events are in the same batch.
     """
 
     def __init__(self, half_life_ms: int = limits.popularity_half_life_ms) -> None:
         self._half_life_ms = half_life_ms
         self._landmark_ms = 0
         self._weights: dict[str, float] = {}
-        self._ranked: list[str] = []
-        self._rank_again_at = 0
+        self._editions = [PopularItems(0, {})]
+        """The newest one when ``extend`` was last called, and those of its events."""
         self.events = 0
         """Events folded so far."""
 
@@ -52,8 +79,20 @@ class Popularity:
 
     def extend(self, events: Sequence[tuple[str, int]]) -> None:
         """Fold events: item id and event time in ms."""
+        del self._editions[:-1]
+        start = 0
+        while start < len(events):
+            until_edition = _next_edition(self._editions[-1].events) - self.events
+            part = events[start : start + until_edition]
+            self._fold(part)
+            self.events += len(part)
+            if len(part) == until_edition:
+                self._editions.append(PopularItems(self.events, self._weights.copy()))
+            start += len(part)
+
+    def _fold(self, events: Sequence[tuple[str, int]]) -> None:
         weights, half_life_ms = self._weights, self._half_life_ms
-        last_ms, weight = -1, 0.0
+        last_ms, weight = None, 0.0
         for item_id, timestamp_ms in events:
             if timestamp_ms != last_ms:  # the lines of a basket share their time
                 if not weights:
@@ -71,24 +110,19 @@ class Popularity:
             if len(weights) > limits.popularity_items_max:
                 self._evict()
                 weights = self._weights
-        self.events += len(events)
+
+    def as_of(self, events: int) -> PopularItems:
+        """The last edition before more than ``events`` were counted, as far back as the last ``extend`` goes."""
+        at = bisect_right(self._editions, events, key=_events_of) - 1
+        return self._editions[max(at, 0)]
 
     def top(self, count: int, excluded: Container[str] = ()) -> list[tuple[str, float]]:
-        """The ``count`` most popular items that are not excluded, with their share of the top item's weight."""
-        if self.events >= self._rank_again_at:
-            self._ranked = self._rank(_RANKED_ITEMS)
-            grown = self.events // _RANKING_GROWTH_SHARE
-            self._rank_again_at = self.events + min(max(grown, 1), limits.popularity_ranking_events_max)
-        chosen = [item for item in self._ranked if item not in excluded][:count]
-        if len(chosen) < count and len(self._ranked) < len(self._weights):
-            self._ranked = self._rank(len(self._weights))
-            chosen = [item for item in self._ranked if item not in excluded][:count]
-        top = self._weights[self._ranked[0]] if self._ranked else 1.0
-        return [(item, self._weights[item] / top) for item in chosen]
+        """``PopularItems.top`` as of now, ranked anew."""
+        return PopularItems(self.events, self._weights).top(count, excluded)
 
     def snapshot(self) -> bytes:
         """The counts of the most popular items as bytes, for ``restore``."""
-        kept = {item: self._weights[item] for item in self._rank(limits.popularity_snapshot_items_max)}
+        kept = {item: self._weights[item] for item in _rank(self._weights, limits.popularity_snapshot_items_max)}
         return msgspec.msgpack.encode(_Snapshot(1, self._landmark_ms, self.events, kept))
 
     @classmethod
@@ -106,16 +140,8 @@ class Popularity:
             raise PopularityError(f"popularity snapshot of schema {read.schema}; this version reads schema 1")
         popularity = cls(half_life_ms)
         popularity._landmark_ms, popularity.events, popularity._weights = read.landmark_ms, read.events, read.weights
+        popularity._editions = [PopularItems(read.events, read.weights.copy())]
         return popularity
-
-    def _rank(self, count: int) -> list[str]:
-        """The ``count`` heaviest items, ties by item id."""
-        items = list(self._weights)
-        weights = np.fromiter(self._weights.values(), np.float64, len(items))
-        if count < len(items):
-            threshold = np.partition(weights, -count)[-count]
-            items = [items[place] for place in np.flatnonzero(weights >= threshold)]
-        return sorted(items, key=lambda item: (-self._weights[item], item))[:count]
 
     def _move_landmark(self, landmark_ms: int) -> None:
         factor = 2.0 ** ((self._landmark_ms - landmark_ms) / self._half_life_ms)
@@ -124,4 +150,24 @@ class Popularity:
 
     def _evict(self) -> None:
         # A tenth at a time, so that the cost of choosing is spread over many events.
-        self._weights = {item: self._weights[item] for item in self._rank(limits.popularity_items_max * 9 // 10)}
+        heaviest = _rank(self._weights, limits.popularity_items_max * 9 // 10)
+        self._weights = {item: self._weights[item] for item in heaviest}
+
+
+def _rank(weights: Mapping[str, float], count: int) -> list[str]:
+    """The ``count`` heaviest items, ties by item id."""
+    items = list(weights)
+    column = np.fromiter(weights.values(), np.float64, len(items))
+    if count < len(items):
+        threshold = np.partition(column, -count)[-count]
+        items = [items[place] for place in np.flatnonzero(column >= threshold)]
+    return sorted(items, key=lambda item: (-weights[item], item))[:count]
+
+
+def _events_of(edition: PopularItems) -> int:
+    return edition.events
+
+
+def _next_edition(events: int) -> int:
+    """Events after which the edition follows that comes after ``events``."""
+    return events + min(max(events // _EDITION_GROWTH_SHARE, 1), limits.popularity_ranking_events_max)

@@ -29,6 +29,7 @@ PARTITIONS = 3
 BATCH_RECORDS = 4_000
 MSGPACK = [("content-type", b"application/msgpack")]
 ITEMS = [*items(40), "unheard-of"]
+NEW_ITEMS = [f"new-{n}" for n in range(12)]
 
 
 class Core:
@@ -229,20 +230,21 @@ def test_a_stream_in_order_comes_to_the_same_states_in_any_batches(seed: int, us
         np.testing.assert_allclose([shares[item] for item in theirs], list(theirs.values()), rtol=1e-9)
 
 
-@given(st.integers(0, 2**32 - 1))
-@settings(max_examples=15)
-def test_the_same_events_give_the_same_last_lists_in_any_batches(seed: int) -> None:
-    """In event-time order, with co-visitation: one batch, many, and one event at a time."""
+@given(st.integers(0, 2**32 - 1), st.booleans())
+@settings(max_examples=40)
+def test_the_same_events_give_the_same_last_lists_in_any_batches(seed: int, follows: bool) -> None:
+    """In event-time order: one batch, many, and one event at a time; some users take only what the model lacks."""
     rng = random.Random(seed)
+    weights = CoVisitationWeights(weight=1.0, scale=100.0, new_items=0.0) if follows else None
     records = [
-        record(n, f"user-{rng.randrange(9)}", rng.choice(ITEMS), NOW_MS - 10_000 + n // 2)
-        for n in range(rng.randint(1, 400))
+        record(n, f"user-{user}", rng.choice(ITEMS if user < 6 else NEW_ITEMS), NOW_MS - 10_000 + n // 2)
+        for n, user in enumerate(rng.randrange(9) for _ in range(rng.randint(1, 400)))
     ]
     chunks = [chunk(0, partition_of(one.key or b"", PARTITIONS), [one]) for one in records]
     cuts = sorted(rng.sample(range(len(chunks)), min(5, len(chunks))))
     answers: list[dict[UserKey, bytes]] = []
     for bounds in ([0, len(chunks)], [0, *cuts, len(chunks)], [*range(len(chunks) + 1)]):
-        core = Core(covisitation=CoVisitationWeights(weight=1.0, scale=100.0, new_items=0.0))
+        core = Core(weights)
         lists: dict[UserKey, bytes] = {}
         for start, end in pairwise(bounds):
             for published in core.run(chunks[start:end]).lists if start < end else ():
@@ -250,7 +252,7 @@ def test_the_same_events_give_the_same_last_lists_in_any_batches(seed: int) -> N
         answers.append(lists)
     assert answers[0] == answers[1] == answers[2]
     if len(records) > 300:
-        assert b"co-visitation" in b"".join(answers[0].values())
+        assert (b"co-visitation" if follows else b"popularity") in b"".join(answers[0].values())
 
 
 def _without_causes(value: bytes) -> bytes:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators.candidates.live_covisitation import COMPANIONS, Companions
-from operators.candidates.popularity import Popularity
+from operators.candidates.popularity import PopularItems
 from operators.companions import BatchCompanions
 from operators.fold import fold
 from operators.fusion import CoVisitationWeights
@@ -42,7 +42,7 @@ class World(NamedTuple):
     """One partition."""
 
     encoder: FakeEncoder
-    popularity: Popularity
+    popular: PopularItems
     policy: Policy
     withdrawn: set[str]
 
@@ -89,7 +89,7 @@ def brute_force(world: World, state: UserState, history: list[str], followed: li
     elif policy.covisitation is not None:
         chosen = [(item, "co-visitation") for item in followed if item not in banned]
     taken = {item for item, _ in chosen[: policy.list_items]} | banned
-    for item, _ in world.popularity.top(1_000):
+    for item, _ in world.popular.top(1_000):
         if item not in taken:
             chosen.append((item, "popularity"))
     return chosen[: policy.list_items]
@@ -138,15 +138,13 @@ def test_equals_brute_force(
         [item for item in names if item not in had] if history else []
         for (history, names), had in zip(users, seen, strict=True)
     ]
-    world = World(FakeEncoder(CATALOGUE), Popularity(), policy, withdrawn)
-    for n, item in enumerate(popular):
-        world.popularity.add(item, 1_000 * n)
+    counts = {item: n + 1.0 for n, item in enumerate(popular)}
+    world = World(FakeEncoder(CATALOGUE), PopularItems(len(popular), counts), policy, withdrawn)
     for item in withdrawn:
         world.encoder.set_rule(item, False, 0.0)
     states = [state_of(world.encoder, history) for history in histories]
     companions = companions_of(followed, histories) if policy.covisitation else None
-    popularities = [world.popularity] * len(states)
-    lists = rank(states, popularities, world.encoder, policy, withdrawn, companions=companions)
+    lists = rank(states, [world.popular] * len(states), world.encoder, policy, withdrawn, companions=companions)
     assert len(lists) == len(histories)
     for listed, state, history, names in zip(lists, states, histories, followed, strict=True):
         assert [(item.item_id, item.source) for item in listed] == brute_force(world, state, history, names)
@@ -156,11 +154,11 @@ def test_equals_brute_force(
 def test_a_new_item_that_is_withdrawn_stands_in_no_list() -> None:
     weights = CoVisitationWeights(weight=1.5, scale=1_000.0, new_items=3.0)
     policy = Policy(list_items=5, covisitation=weights)
-    world = World(FakeEncoder(CATALOGUE), Popularity(), policy, set())
+    world = World(FakeEncoder(CATALOGUE), PopularItems(0, {}), policy, set())
     for history in ([CATALOGUE[3]], [OUTSIDE[2]]):  # known to the encoder, and not
         states = [state_of(world.encoder, history)]
         companions = companions_of([[OUTSIDE[0], OUTSIDE[1]]], [history])
         for withdrawn, expected in ((set[str](), OUTSIDE[:2]), ({OUTSIDE[0]}, OUTSIDE[1:2])):
-            (listed,) = rank(states, [world.popularity], world.encoder, policy, withdrawn, companions=companions)
+            (listed,) = rank(states, [world.popular], world.encoder, policy, withdrawn, companions=companions)
             found = [item.item_id for item in listed if item.source == "co-visitation"]
             assert [item for item in found if item in OUTSIDE] == expected

@@ -1,8 +1,10 @@
 """operators.candidates.component: histories as columns, and the best rows of a score."""
 
 import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
 
-from operators.candidates.component import Component, Histories
+from operators.candidates.component import Component, Histories, top_rows
 
 
 def test_histories_from_lists() -> None:
@@ -45,3 +47,12 @@ def test_candidates_are_the_best_rows_without_row_0() -> None:
     found = Fixed().candidates(Histories.of([[1], [2]]), 3)
     assert found.rows.tolist() == [[2, 3, 4]] * 2
     assert found.scores.tolist() == [[3, 3, 2]] * 2
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.sampled_from([1, 2, 5, 1_000]), st.data())
+def test_the_best_columns_are_those_of_a_stable_sort(seed: int, columns: int, values: int, data: st.DataObject) -> None:
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, values, (7, columns)).astype(np.float32)
+    scores[rng.random(scores.shape) < 0.2] = -np.inf
+    k = data.draw(st.integers(1, columns))
+    assert top_rows(scores, k).tolist() == np.argsort(-scores, axis=1, kind="stable")[:, :k].tolist()

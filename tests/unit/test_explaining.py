@@ -8,10 +8,12 @@ from numpy.typing import NDArray
 
 from models.runtime import OnnxEncoder
 from operators import limits
+from operators.candidates.live_covisitation import Companions
+from operators.companions import BatchCompanions
 from operators.defaults import REPEAT_WEIGHT
 from operators.explaining import because, exact_effects, mean_response
 from operators.fold import fold
-from operators.fusion import Fused, repeats, with_bonuses
+from operators.fusion import CoVisitationWeights, Fused, repeats, with_bonuses
 from operators.interest import EVENT_TYPES, OUT_OF_VOCABULARY, refresh
 from operators.state import UserState
 from tests.fakes import FakeEncoder, event, full_pass, items
@@ -44,6 +46,20 @@ def test_the_exact_effect_is_that_of_a_history_without_the_event() -> None:
         for left_out in range(length):
             lost = scores(history) - scores(history[:left_out] + history[left_out + 1 :])
             assert np.abs(effects[:, left_out] - lost).max() < 1e-5
+
+
+def test_what_co_visitation_adds_and_what_it_would_not_without_the_event_that_counts_most() -> None:
+    shares, greatest = np.array([[0.5, 0.2]], np.float32), np.array([[0.3, 0.2]], np.float32)
+    found = Companions(np.array([[1, 2]]), shares, greatest, np.array([[3, 4]]))
+    companions = BatchCompanions(["", "item-7", "item-9", "cause-a", "cause-b"], found)
+    encoder = FakeEncoder(items(30))
+    followed = companions.weighted(CoVisitationWeights(weight=3.0, scale=40.0), encoder, frozenset())
+    assert followed.bonuses.covisitation == pytest.approx(3 * np.log([[1 + 40 * 0.5, 1 + 40 * 0.2]]))
+    effects, causes = followed.effects(np.array([encoder.rows_of(["item-9", "item-1", "item-7"])]))
+    lost = 3 * np.log([1 + 40 * 0.2, (1 + 40 * 0.5) / (1 + 40 * 0.2)])
+    assert effects[0, [0, 2]] == pytest.approx(lost)
+    assert effects[0, 1] == -np.inf
+    assert (causes[0], causes[2]) == ("cause-b", "cause-a")
 
 
 def test_the_mean_response_of_a_linear_model_is_the_model() -> None:

@@ -10,8 +10,11 @@ import pytest
 from operators import limits
 from operators.candidates import covisitation_parts, live_covisitation
 from operators.candidates.live_covisitation import ROUND_EVENTS, LiveCoVisitation
+from operators.columns import Columns
 from operators.companions import BatchCompanions, Visits
+from operators.events import Event
 from operators.fold import fold
+from operators.fresh import fresh_by_partition
 from operators.state import UserState
 from tests.fakes import FakeEncoder, event, items
 
@@ -106,19 +109,20 @@ class Live:
     def batch(self, visits: list[Visit], also: tuple[str, ...] = ()) -> dict[str, list[tuple[str, float, str]]]:
         """The answer of each user of the batch."""
         users = list(dict.fromkeys([user for _, user, _ in visits][::-1] + list(also)))
-        offsets, bounds = list[int](), [0]
+        events, bounds = list[Event](), [0]
         states = [self.states[user] for user in users]
-        around = Visits({0: self.table}, [(0, user.encode()) for user in users], states, drop_seen=self.drop_seen)
-        folded = []
+        around = Visits({0: self.table}, states, drop_seen=self.drop_seen)
+        folded: list[list[tuple[str, int]]] = []
         for user, state in zip(users, states, strict=True):
-            events = [
+            own = [
                 event(self.offset + n, item, time_ms) for n, (time_ms, who, item) in enumerate(visits) if who == user
             ]
-            offsets += [one.offset for one in events]
-            bounds.append(len(offsets))
-            folded.append(fold(state, events, ENCODER))
+            events += own
+            bounds.append(len(events))
+            folded.append(fold(state, own, ENCODER).fresh)
         self.offset += len(visits)
-        companions = around.learned([outcome.fresh for outcome in folded], [np.array(offsets)], bounds)
+        keys = [(0, user.encode()) for user in users]
+        companions = around.learned(fresh_by_partition(keys, folded, Columns.of(events), bounds))
         return {user: companions.of_user(n) for n, user in enumerate(users)}
 
 
@@ -175,16 +179,16 @@ def test_a_user_without_a_new_event_is_answered_from_what_came_before_the_batch(
 def test_partitions_know_nothing_of_each_other() -> None:
     tables = {0: LiveCoVisitation(), 1: LiveCoVisitation()}
     states = [UserState() for _ in range(2)]
-    around = Visits(tables, [(0, b"a"), (1, b"b")], states, drop_seen=False)
-    folded = [fold(state, [event(n, item, n) for n, item in enumerate(("x", "y", "x"))], ENCODER) for state in states]
-    found = around.learned([outcome.fresh for outcome in folded], [np.arange(6)], [0, 3, 6])
+    around = Visits(tables, states, drop_seen=False)
+    events = [event(n, item, n) for n, item in enumerate(("x", "y", "x"))]
+    folded = [fold(state, events, ENCODER).fresh for state in states]
+    found = around.learned(fresh_by_partition([(0, b"a"), (1, b"b")], folded, Columns.of(events * 2), [0, 3, 6]))
     assert isinstance(found, BatchCompanions)
     assert found.of_user(0) == found.of_user(1) != []
-    again = Visits(
-        {0: tables[0], 1: LiveCoVisitation()}, [(0, b"c"), (1, b"d")], [UserState(), UserState()], drop_seen=False
-    )
-    of_c, of_d = (fold(UserState(), [event(0, "x", 9)], ENCODER) for _ in range(2))
-    answer = again.learned([of_c.fresh, of_d.fresh], [np.arange(2)], [0, 1, 2])
+    again = Visits({0: tables[0], 1: LiveCoVisitation()}, [UserState(), UserState()], drop_seen=False)
+    seen = event(0, "x", 9)
+    folded = [fold(UserState(), [seen], ENCODER).fresh for _ in range(2)]
+    answer = again.learned(fresh_by_partition([(0, b"c"), (1, b"d")], folded, Columns.of([seen] * 2), [0, 1, 2]))
     assert answer.of_user(0)
     assert not answer.of_user(1)
 

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 
 import msgspec
 import pytest
@@ -54,7 +55,12 @@ def test_the_landmark_moves_over_years_of_events() -> None:
 
 
 def test_a_jump_of_decades_forgets_what_was() -> None:
-    popularity = fed([("old", 0)] * 50 + [("new", 1_700_000_000_000)], limits.popularity_half_life_ms)
+    popularity = fed([("old", 0)] * 50, limits.popularity_half_life_ms)
+    assert popularity.as_of(50).top(5) == [("old", 1.0)]
+    popularity.add("new", 1_700_000_000_000)
+    assert popularity.as_of(51).top(5) == [("old", 1.0)]  # the edition before it, of 50 events
+    popularity.add("new", 1_700_000_000_000)
+    assert popularity.as_of(52).top(5) == [("new", 1.0)]
     assert popularity.top(5) == [("new", 1.0)]
     popularity.add("old", 5_000)
     assert popularity.top(1) == [("new", 1.0)]
@@ -117,3 +123,28 @@ def test_a_snapshot_is_bounded_and_keeps_the_most_popular() -> None:
 def test_bytes_that_are_no_snapshot_are_refused(data: bytes) -> None:
     with pytest.raises(PopularityError):
         Popularity.restore(data)
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [3, 400, 401], list(range(500))])
+def test_editions_are_the_same_however_the_events_come(cuts: list[int]) -> None:
+    events = sorted(drawn(500, 30_000), key=lambda pair: pair[1])
+    popularity = Popularity(HALF_LIFE_MS)
+    editions: dict[int, list[tuple[str, float]]] = {}
+    for start, end in pairwise([0, *cuts, len(events)]):
+        popularity.extend(events[start:end])
+        editions |= {at: popularity.as_of(at).top(30) for at in range(start, end + 1)}
+    published: dict[int, list[tuple[str, float]]] = {}
+    for at, top in editions.items():
+        edition = fed(events[:at])
+        published[at] = edition.as_of(at).top(30)
+        assert top == published[at]
+    assert published[0] == []
+    assert published[7] == fed(events[:7]).top(30)  # at first every event makes one
+    assert len({tuple(top) for top in published.values()}) > 60
+
+
+def test_an_edition_stands_while_the_counts_move_on() -> None:
+    popularity = fed([("a", 1_000), ("b", 1_000), ("b", 1_000)])
+    edition = popularity.as_of(3)
+    popularity.extend([("a", 1_000)] * 5)
+    assert edition.top(2) == [("b", 1.0), ("a", 0.5)]

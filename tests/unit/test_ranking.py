@@ -5,7 +5,7 @@ import numpy as np
 
 from operators import limits
 from operators.candidates.live_covisitation import Companions
-from operators.candidates.popularity import Popularity
+from operators.candidates.popularity import PopularItems
 from operators.companions import BatchCompanions
 from operators.defaults import REPEAT_WEIGHT
 from operators.fold import fold
@@ -27,6 +27,9 @@ NONE = frozenset[str]()
 """Withdrawn items."""
 
 
+NOTHING = PopularItems(0, {})
+
+
 def state_of(encoder: FakeEncoder, *history: str) -> UserState:
     state = UserState()
     outcome = fold(state, [event(n, item, 1_000 * n) for n, item in enumerate(history)], encoder)
@@ -36,12 +39,8 @@ def state_of(encoder: FakeEncoder, *history: str) -> UserState:
     return state
 
 
-def popular(*ordered: str) -> Popularity:
-    popularity = Popularity()
-    for count, item in enumerate(reversed(ordered), 1):
-        for _ in range(count):
-            popularity.add(item, 1_000)
-    return popularity
+def popular(*ordered: str) -> PopularItems:
+    return PopularItems(1, {item: float(count) for count, item in enumerate(reversed(ordered), 1)})
 
 
 def ids(listed: list[RankedItem]) -> list[str]:
@@ -60,7 +59,7 @@ def test_unknown_users_get_what_is_popular() -> None:
 
 
 def test_nobody_knows_anything_in_the_beginning() -> None:
-    assert rank([UserState()], [Popularity()], FakeEncoder(items(3)), Policy(), NONE) == [[]]
+    assert rank([UserState()], [NOTHING], FakeEncoder(items(3)), Policy(), NONE) == [[]]
     assert rank([], [], FakeEncoder(items(3)), Policy(), NONE) == []
 
 
@@ -94,8 +93,8 @@ def test_a_list_that_the_filters_leave_short_is_filled_with_popular_items() -> N
 def test_a_catalogue_smaller_than_a_list_gives_all_of_it() -> None:
     encoder = FakeEncoder(items(5))
     state = state_of(encoder, "item-0", "item-3")
-    (kept,) = rank([state], [Popularity()], encoder, Policy(), NONE)
-    (unseen,) = rank([state], [Popularity()], encoder, Policy(seen_items="drop"), NONE)
+    (kept,) = rank([state], [NOTHING], encoder, Policy(), NONE)
+    (unseen,) = rank([state], [NOTHING], encoder, Policy(seen_items="drop"), NONE)
     assert {*ids(kept)} == {*items(5)}
     assert ids(unseen) == [item for item in ids(kept) if item not in ("item-0", "item-3")]
 
@@ -113,7 +112,7 @@ def test_because_is_the_recent_event_of_greatest_effect_with_own_counts() -> Non
     encoder = FakeEncoder(items(40))
     history = [f"item-{n}" for n in (3, 17, 29)]
     policy = Policy(repeat_weight=100.0)  # what was taken is there because it was taken
-    (listed,) = rank([state_of(encoder, *history, "unheard-of")], [Popularity()], encoder, policy, NONE)
+    (listed,) = rank([state_of(encoder, *history, "unheard-of")], [NOTHING], encoder, policy, NONE)
     assert {*ids(listed)[:3]} == {*history}
     for item in listed:
         place = encoder.matrix[encoder.row_of(item.item_id)]
@@ -127,9 +126,9 @@ def test_because_is_the_recent_event_of_greatest_effect_with_own_counts() -> Non
 def test_because_is_empty_where_nothing_recent_is_in_the_model_or_nobody_asked() -> None:
     encoder = FakeEncoder(items(40))
     state = state_of(encoder, "item-1", *(f"unheard-of-{n}" for n in range(16)))
-    (listed,) = rank([state], [Popularity()], encoder, Policy(), NONE)
+    (listed,) = rank([state], [NOTHING], encoder, Policy(), NONE)
     assert [item.because for item in listed] == [[]] * 10
-    (silent,) = rank([state_of(encoder, "item-1")], [Popularity()], encoder, Policy(explain=False), NONE)
+    (silent,) = rank([state_of(encoder, "item-1")], [NOTHING], encoder, Policy(explain=False), NONE)
     assert [item.because for item in silent] == [[]] * 10
 
 
@@ -146,7 +145,7 @@ def test_more_users_than_one_scoring_call_takes() -> None:
 def test_scores_are_those_of_the_encoder() -> None:
     encoder = FakeEncoder(items(25))
     state = state_of(encoder, "item-4", "item-9")
-    (listed,) = rank([state], [Popularity()], encoder, Policy(), NONE)
+    (listed,) = rank([state], [NOTHING], encoder, Policy(), NONE)
     assert state.vector is not None
     for item in listed:
         row = encoder.row_of(item.item_id)
@@ -158,9 +157,9 @@ def test_scores_are_those_of_the_encoder() -> None:
 def test_a_boost_is_added_to_the_score_whoever_asks() -> None:
     encoder = FakeEncoder(items(25))
     state = state_of(encoder, "item-4")
-    (before,) = rank([state], [Popularity()], encoder, Policy(list_items=25), NONE)
+    (before,) = rank([state], [NOTHING], encoder, Policy(list_items=25), NONE)
     encoder.set_rule(before[-1].item_id, True, 50.0)
-    (after,) = rank([state], [Popularity()], encoder, Policy(list_items=25), NONE)
+    (after,) = rank([state], [NOTHING], encoder, Policy(list_items=25), NONE)
     assert ids(after) == [before[-1].item_id, *ids(before)[:-1]]
     assert abs(after[0].score - before[-1].score - 50.0) < 1e-3
 
@@ -169,8 +168,8 @@ def test_no_more_of_a_category_than_the_policy_says() -> None:
     encoder = FakeEncoder(items(40))
     states = [state_of(encoder, f"item-{n}") for n in range(5)]
     categories = {f"item-{n}": "even" if n % 2 == 0 else "third" for n in range(40) if n % 2 == 0 or n % 3 == 0}
-    capped = rank(states, [Popularity()] * 5, encoder, Policy(category_items_max=2), NONE, categories)
-    free = rank(states, [Popularity()] * 5, encoder, Policy(list_items=40), NONE, categories)
+    capped = rank(states, [NOTHING] * 5, encoder, Policy(category_items_max=2), NONE, categories)
+    free = rank(states, [NOTHING] * 5, encoder, Policy(list_items=40), NONE, categories)
     for listed, everything in zip(capped, free, strict=True):
         expected: list[str] = []
         for item in ids(everything):
@@ -211,7 +210,7 @@ def test_without_the_encoder_co_visitation_is_added_to_own_counts() -> None:
     found.slots[0, :3], found.shares[0, :3], found.causes[0, :3] = [1, 2, 3], [0.5, 0.25, 0.01], [4, 4, 2]
     weights = CoVisitationWeights(weight=2.0, scale=10.0)
     policy = Policy(list_items=4, repeat_weight=1.0, covisitation=weights)
-    (listed,) = rank_without_encoder([state], [Popularity()], policy, NONE, BatchCompanions(item_ids, found))
+    (listed,) = rank_without_encoder([state], [NOTHING], policy, NONE, BatchCompanions(item_ids, found))
     # item-1: log 2 by its count and 2 log(1 + 10 / 4) after item-2; item-7: 2 log(1 + 10 / 2).
     wanted = {
         "item-7": (2 * np.log(6), "co-visitation", "item-2"),
@@ -221,7 +220,7 @@ def test_without_the_encoder_co_visitation_is_added_to_own_counts() -> None:
     }
     assert ids(listed) == sorted(wanted, key=lambda item: -wanted[item][0])
     nothing = Policy(list_items=4, repeat_weight=0.0, covisitation=CoVisitationWeights(weight=0.0, scale=10.0))
-    assert rank_without_encoder([state], [Popularity()], nothing, NONE, BatchCompanions(item_ids, found)) == [[]]
+    assert rank_without_encoder([state], [NOTHING], nothing, NONE, BatchCompanions(item_ids, found)) == [[]]
     for item in listed:
         score, source, cause = wanted[item.item_id]
         np.testing.assert_allclose(item.score, score, atol=1e-4)
@@ -232,9 +231,9 @@ def test_diversity_is_maximal_marginal_relevance() -> None:
     encoder = FakeEncoder(items(30))
     states = [state_of(encoder, f"item-{n}", f"item-{n + 7}") for n in range(4)]
     unit = encoder.matrix / np.linalg.norm(encoder.matrix, axis=1, keepdims=True)
-    for diversity in (0.3, 0.8):
-        lists = rank(states, [Popularity()] * 4, encoder, Policy(diversity=diversity), NONE)
-        plain = rank(states, [Popularity()] * 4, encoder, Policy(list_items=30), NONE)
+    for diversity in (0.3, 0.8, 1.0):
+        lists = rank(states, [NOTHING] * 4, encoder, Policy(diversity=diversity), NONE)
+        plain = rank(states, [NOTHING] * 4, encoder, Policy(list_items=30), NONE)
         for listed, everything in zip(lists, plain, strict=True):
             score = {item.item_id: item.score for item in everything}
             low, span = min(score.values()), max(score.values()) - min(score.values())
@@ -248,6 +247,15 @@ def test_diversity_is_maximal_marginal_relevance() -> None:
 
                 chosen.append(max((item for item in score if item not in chosen), key=value))
             assert ids(listed) == chosen
+
+
+def test_a_list_of_all_variety_holds_each_item_once_and_none_that_is_withdrawn() -> None:
+    encoder = FakeEncoder(items(12))
+    state = state_of(encoder, "item-1", "item-8")
+    for item in ("item-2", "item-3"):
+        encoder.set_rule(item, False, 0.0)
+    (listed,) = rank([state], [NOTHING], encoder, Policy(diversity=1.0), {"item-2", "item-3"})
+    assert sorted(ids(listed)) == sorted({*items(12)} - {"item-2", "item-3"})
 
 
 def test_a_list_as_json() -> None:
