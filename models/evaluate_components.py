@@ -42,8 +42,11 @@ class Row(msgspec.Struct, frozen=True):
     ndcg10_ci: tuple[float, float]
     ndcg10_seeds: tuple[float, ...]
     validation_ndcg10: float
-    options: dict[str, float | int | str]
+    """Of what chose, fitted on the training part, under either protocol."""
+    options_seeds: tuple[dict[str, float | int | str], ...]
+    """Of each seed of the report, those that validation chose; of a fusion the weights."""
     fit_s: float
+    """On the training part, with the options that were chosen; of a fusion learning the weights."""
     score_ms_per_list: float
     protocol: str
 
@@ -86,7 +89,10 @@ class _Judged(NamedTuple):
     """A component with the options that validation chose, and its test ranks (U,)."""
 
     spec: Spec
+    strict: Component
+    """Fitted on the training part: what chose."""
     component: Component
+    """What was judged; another one under the protocol of refitting."""
     options: Options
     validation_ndcg: float
     ranks: NDArray[np.float64]
@@ -115,7 +121,8 @@ def evaluate_components(trial: Trial, advance: Advance = lambda _what, _share: N
         before = judged[0] if judged else []
         of_seed = replace(setting, encoder=encoder, refit_encoder=refit, seed=seed)
         judged.append(_one_seed(trial, data, of_seed, chosen, before, advance))
-    rows = [_row(list(of_seeds), trial) for of_seeds in zip(*judged, strict=True)]
+    as_trained = not trial.refit_encoders and any(spec.name == ENCODER for spec in chosen)
+    rows = [_row(list(of_seeds), trial.protocol, as_trained=as_trained) for of_seeds in zip(*judged, strict=True)]
     return Report(
         trial.dataset,
         trial.protocol,
@@ -189,7 +196,8 @@ def _one_seed(
     for spec in chosen:
         judged.append(done.get(spec.name) or _judge(trial, data, setting, spec, advance))
     if len(judged) > 1:
-        judged.append(_judge_fusion(trial, data, setting, judged, advance))
+        sample = _sample(data.whole.users, trial.learning_users, setting.seed)
+        judged.append(_judge_fusion(data, sample, judged, advance))
     return judged
 
 
@@ -197,7 +205,7 @@ def _judge(trial: Trial, data: LeaveOneOut, setting: Setting, spec: Spec, advanc
     sample = _sample(data.whole.users, trial.choosing_users, setting.seed)
     tries = [(fitting, scoring) for fitting in spec.fitting for scoring in spec.scoring]
     fit_s, fitted, fitted_with = 0.0, spec.build(setting), None
-    best = -1.0, fitted, tries[0][0]
+    best = -1.0, fitted, tries[0][0], fit_s
     for n, (fitting, scoring) in enumerate(tries):
         advance(f"{spec.name}: choosing", n / len(tries))
         if fitting is not fitted_with:
@@ -208,24 +216,21 @@ def _judge(trial: Trial, data: LeaveOneOut, setting: Setting, spec: Spec, advanc
         component = varied(fitted, scoring)
         found = 0.0 if len(tries) == 1 else _ndcg(_ranks(component, data, "validation", sample))
         if found > best[0]:
-            best = found, component, {**fitting, **scoring}
-    _, component, options = best
-    return _tested(trial, data, setting, spec, component, options, fit_s, advance)
-
-
-def _judge_fusion(
-    trial: Trial, data: LeaveOneOut, setting: Setting, judged: Sequence[_Judged], advance: Advance
-) -> _Judged:
-    # The weights are learned from components that have not seen the validation targets; `judged` may have, by refit.
-    strict = [one.component for one in judged]
-    started = time.perf_counter()
+            best = found, component, {**fitting, **scoring}, fit_s
+    _, strict, options, fit_s = best
+    component = strict
     if trial.protocol == "refit":
-        strict = [varied(one.spec.build(setting), one.options) for one in judged]
-        for component in strict:
-            component.fit(data.train("validation"))
+        component = varied(spec.build(replace(setting, encoder=setting.refit_encoder or setting.encoder)), options)
+        component.fit(data.train("test", refit=True))
+    return _tested(data, spec, strict, component, options, fit_s, advance)
+
+
+def _judge_fusion(data: LeaveOneOut, sample: NDArray[np.int64], judged: Sequence[_Judged], advance: Advance) -> _Judged:
+    # The weights are learned from components that have not seen the validation targets.
+    strict = [one.strict for one in judged]
+    started = time.perf_counter()
     features = FEATURES_PER_COMPONENT * len(strict)
     fusion = Fusion(strict, np.zeros(features, np.float32))
-    sample = _sample(data.whole.users, trial.learning_users, setting.seed)
     history, targets = data.before("validation").chosen(sample), data.targets("validation")[sample]
     parts: list[Examples] = []
     for start in range(0, len(sample), LISTS_AT_ONCE):
@@ -235,9 +240,9 @@ def _judge_fusion(
     weights = learn_weights(Examples.joined(parts))
     fit_s = time.perf_counter() - started
     fusion = Fusion([one.component for one in judged], weights)
-    names = [one.spec.name for one in judged]
+    options = _described([one.spec.name for one in judged], weights)
     spec = Spec(FUSION, lambda _: fusion, seeded=True)
-    return _tested(trial, data, setting, spec, fusion, _described(names, weights), fit_s, advance)
+    return _tested(data, spec, Fusion(strict, weights), fusion, options, fit_s, advance)
 
 
 def _described(names: Sequence[str], weights: NDArray[np.float32]) -> dict[str, str]:
@@ -246,24 +251,19 @@ def _described(names: Sequence[str], weights: NDArray[np.float32]) -> dict[str, 
 
 
 def _tested(
-    trial: Trial,
     data: LeaveOneOut,
-    setting: Setting,
     spec: Spec,
+    strict: Component,
     component: Component,
     options: Options,
     fit_s: float,
     advance: Advance,
 ) -> _Judged:
     everyone = np.arange(data.whole.users)
-    refit = trial.protocol == "refit"
-    validation = _ndcg(_ranks(component, data, "validation", everyone)) if not (refit and spec.name == FUSION) else 0.0
-    if refit and spec.name != FUSION:
-        component = varied(spec.build(replace(setting, encoder=setting.refit_encoder or setting.encoder)), options)
-        component.fit(data.train("test", refit=True))
+    validation = _ndcg(_ranks(strict, data, "validation", everyone))
     started = time.perf_counter()
     ranks = _ranks(component, data, "test", everyone, lambda share: advance(f"{spec.name}: test", share))
-    return _Judged(spec, component, options, validation, ranks, fit_s, time.perf_counter() - started)
+    return _Judged(spec, strict, component, options, validation, ranks, fit_s, time.perf_counter() - started)
 
 
 def _ranks(
@@ -284,7 +284,7 @@ def _sample(users: int, count: int, seed: int) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(seed).permutation(users)[:count])
 
 
-def _row(of_seeds: Sequence[_Judged], trial: Trial) -> Row:
+def _row(of_seeds: Sequence[_Judged], protocol: Protocol, *, as_trained: bool) -> Row:
     first = of_seeds[0]
     ranks = np.stack([one.ranks for one in of_seeds])  # (seeds, U)
     hits, gain = (ranks <= LIST_ITEMS).astype(np.float64), gains(ranks, LIST_ITEMS)
@@ -297,11 +297,18 @@ def _row(of_seeds: Sequence[_Judged], trial: Trial) -> Row:
         ndcg10_ci=_rounded(bootstrap_interval(gain.mean(axis=0))),
         ndcg10_seeds=_means(gain),
         validation_ndcg10=round(float(np.mean([one.validation_ndcg for one in of_seeds])), 4),
-        options=dict(first.options),
+        options_seeds=tuple(dict(one.options) for one in of_seeds),
         fit_s=round(float(np.mean([one.fit_s for one in of_seeds])), 1),
         score_ms_per_list=round(1000 * float(np.mean([one.score_s for one in of_seeds])) / len(first.ranks), 3),
-        protocol="as trained" if first.spec.name == ENCODER and not trial.refit_encoders else trial.protocol,
+        protocol=_protocol(first.spec.name, protocol, as_trained=as_trained),
     )
+
+
+def _protocol(component: str, protocol: Protocol, *, as_trained: bool) -> str:
+    """What to say of a component where the encoder, if ``as_trained``, learned from what its training gave it."""
+    if as_trained and component == ENCODER:
+        return "as trained"
+    return f"{protocol}, the encoder as trained" if as_trained and component == FUSION else protocol
 
 
 def _rounded(interval: tuple[float, float]) -> tuple[float, float]:

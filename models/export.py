@@ -18,6 +18,7 @@ from models.dataset import COMPLETE_JOURNEY
 from models.errors import ModelError
 from models.evaluate import evaluate
 from models.graphs import Weights, advance_graph, rank_graph
+from models.leave_one_out import PROTOCOL
 from models.manifest import (
     ADVANCE_FILE,
     BIAS_FILE,
@@ -43,10 +44,6 @@ __all__ = ["PARITY_MAX", "ExportConfig", "export", "fold", "full_pass"]
 PARITY_MAX: Final = 1e-5
 """Largest difference between the exported step and the float64 full pass."""
 NORM_EPSILON: Final = 1e-5
-PROTOCOL_LEAVE_ONE_OUT: Final = (
-    "leave one out: the state before the last item but one of each user ranks every item that is not in the history; "
-    "equal scores share their middle rank"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +114,9 @@ def _write(checkpoint: Path, directory: Path, echo: Callable[[str], None]) -> Ma
         gap_buckets=GAP_BUCKETS,
         files=files,
         dataset=dataset,
-        training_command=_command(dataset, int(saved["config"]["seed"])),
+        training_command=_command(dataset, saved.get("arguments", ""), int(saved["config"]["seed"])),
         seed=int(saved["config"]["seed"]),
-        evaluations=_of_training(dataset, saved["log"]),
+        evaluations=_of_training(dataset, saved.get("protocol", PROTOCOL), saved["log"]),
     )
     write_manifest(directory, manifest)
     echo(f"parity with the float64 pass: {check_parity(directory, weights, embeddings, blocks):.1e}")
@@ -135,17 +132,18 @@ def _load(checkpoint: Path) -> dict[str, Any]:
     return checkpoints.load_checkpoint(checkpoint)
 
 
-def _command(dataset: str, seed: int) -> str:
-    return f"headwater train {dataset}{'' if dataset == COMPLETE_JOURNEY else ' --data FILE'} --seed {seed} --out DIR"
+def _command(dataset: str, arguments: str, seed: int) -> str:
+    arguments = arguments or (dataset if dataset == COMPLETE_JOURNEY else f"{dataset} --data FILE")
+    return f"headwater train {arguments} --seed {seed} --out DIR"
 
 
-def _of_training(dataset: str, log: list[dict[str, Any]]) -> list[Evaluation]:
+def _of_training(dataset: str, protocol: str, log: list[dict[str, Any]]) -> list[Evaluation]:
     """What the exported weights scored when they were chosen; a sample of Complete Journey is left to ``evaluate``."""
     best = log[-1].get("validation")
     if dataset == COMPLETE_JOURNEY or best is None:
         return []
     figures = (round(best[name], 4) for name in ("ndcg", "hit_rate", "recall"))
-    return [Evaluation("validation", PROTOCOL_LEAVE_ONE_OUT, "encoder", *figures, baskets=best["baskets"])]
+    return [Evaluation("validation", protocol, "encoder", *figures, baskets=best["baskets"])]
 
 
 def fold(state: dict[str, Any]) -> tuple[Weights, NDArray[np.float32], NDArray[np.float32]]:

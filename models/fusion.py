@@ -88,10 +88,14 @@ class Fusion(Component):
         """
         features = [standardised(component.scores(users), users) for component in self.components]
         lines = np.arange(users.users)
-        wanted = np.zeros(features[0].shape, np.bool_)
+        hidden = np.zeros(features[0].shape, np.bool_)
+        hidden[users.user_of_event, users.rows] = True
+        hidden[lines, targets] = False  # one that is in the history (a repeat) is ranked all the same
+        wanted = np.zeros(hidden.shape, np.bool_)
         for feature in features:
-            wanted[lines[:, None], top_rows(feature, min(CANDIDATES, feature.shape[1]))] = True
-        wanted[users.user_of_event, users.rows] = False
+            shown = np.where(hidden, np.float32(0), feature)
+            wanted[lines[:, None], top_rows(shown, min(CANDIDATES, shown.shape[1]))] = True
+        wanted[hidden] = False
         wanted[:, OUT_OF_VOCABULARY] = False
         found = wanted[lines, targets]
         wanted[~found] = False
@@ -106,16 +110,21 @@ class Fusion(Component):
 
 
 def standardised(scores: NDArray[np.float32], users: Histories) -> NDArray[np.float32]:
-    """Scores (P, N) in standard deviations from the user's mean, items of the history left out of account (and 0)."""
-    hidden = ~np.isfinite(scores)
+    """Scores (P, N) in standard deviations from the user's mean, both of the items outside the history.
+
+    0 where a score is not finite, and for a user all of whose items outside the history score the same.
+    """
+    blank = ~np.isfinite(scores)
+    blank[:, OUT_OF_VOCABULARY] = True
+    hidden = blank.copy()
     hidden[users.user_of_event, users.rows] = True
-    hidden[:, OUT_OF_VOCABULARY] = True
     counts = np.maximum((~hidden).sum(axis=1, keepdims=True), 1)
-    shown = np.where(hidden, np.float32(0), scores)
-    mean = shown.sum(axis=1, keepdims=True) / counts
-    centred = np.where(hidden, np.float32(0), shown - mean)
-    spread = np.sqrt((centred * centred).sum(axis=1, keepdims=True) / counts)
-    return (centred / np.maximum(spread, 1e-12)).astype(np.float32)
+    mean = np.where(hidden, np.float32(0), scores).sum(axis=1, keepdims=True) / counts
+    centred = np.where(blank, np.float32(0), scores) - mean
+    outside = np.where(hidden, np.float32(0), centred)
+    spread = np.sqrt((outside * outside).sum(axis=1, keepdims=True) / counts)
+    scale = np.where(spread > 0, np.maximum(spread, 1e-12), np.inf)
+    return np.where(blank, np.float32(0), centred / scale).astype(np.float32)
 
 
 def learn_weights(examples: Examples) -> NDArray[np.float32]:

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import ModelError
-from models.metrics import Scores
+from models.metrics import Scores, gains
 from operators.interest import EVENT_TYPES, OUT_OF_VOCABULARY
 
 __all__ = [
     "GAP_FED",
     "HELD_OUT_EVENTS",
+    "PROTOCOL",
     "TYPE_FED",
     "Interactions",
     "LeaveOneOutSplit",
@@ -28,6 +29,10 @@ __all__ = [
 ]
 
 HELD_OUT_EVENTS: Final = 2
+PROTOCOL: Final = (
+    "leave one out: the state before the last item but one of each user ranks every item that is not in the history; "
+    "equal scores share their middle rank"
+)
 TYPE_FED: Final = EVENT_TYPES.index("purchase")
 """The files have no event types and no times: an encoder is fed one type and the gap bucket of a first event."""
 GAP_FED: Final = 0
@@ -123,6 +128,5 @@ def score_users(
         histories = [data.rows[data.offsets[u] : ends[u]] for u in users.tolist()]
         ranks.append(target_ranks(score(users), data.rows[ends[users]], histories))
     rank = np.concatenate(ranks)
-    hit = rank <= k
-    gain = np.where(hit, 1 / np.log2(rank + 1), 0)
-    return Scores(float(gain.mean()), float(hit.mean()), float(hit.mean()), len(rank))
+    hit_rate = float((rank <= k).mean())
+    return Scores(float(gains(rank, k).mean()), hit_rate, hit_rate, len(rank))

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from models.metrics import rank_scores
+from models.metrics import ndcg_of
 
 __all__ = ["ListQuality", "Occasion", "judge_lists"]
 
@@ -46,7 +46,7 @@ class ListQuality(msgspec.Struct, frozen=True):
     diversity: float | None
     """Mean Jaccard distance of the attributes of two items of a list."""
     miscalibration: float | None
-    """KL divergence of the list's attributes from those of the history (Steck, RecSys 2018); less is better."""
+    """KL divergence of the list's attributes from the history's, in bits (Steck, RecSys 2018); less is better."""
     cold_item_recall10: float | None
     """Over targets with fewer than 20 events before."""
     cold_user_ndcg10: float | None
@@ -70,21 +70,18 @@ def judge_lists(
     hits: NDArray[np.bool_] = np.array(
         [np.isin(line, o.targets) for line, o in zip(lists, occasions, strict=True)]
     )  # (G, 10)
-    gains: NDArray[np.float64] = 1 / np.log2(np.arange(2, lists.shape[1] + 2, dtype=np.float64))
-    sizes: NDArray[np.int64] = np.array([len(o.targets) for o in occasions])
-    ndcg = hits @ gains / np.cumsum(gains)[np.minimum(sizes, lists.shape[1]) - 1]
+    ndcg = ndcg_of(hits, np.array([len(o.targets) for o in occasions]))
     place: NDArray[np.int64] = hits.argmax(axis=1)
     first: NDArray[np.float64] = np.where(hits.any(axis=1), 1 / (1 + place), 0.0)
-    scores = rank_scores(lists, [o.targets for o in occasions])
     shown = lists[lists > 0]
     shares = (counts_before + 1) / (counts_before + 1).sum()
     cold_users = np.array([o.events_before < COLD_USER_EVENTS for o in occasions])
     low, high = _interval(ndcg, np.array([o.user for o in occasions]))
     return ListQuality(
         ranker=ranker,
-        ndcg10=round(scores.ndcg, 4),
+        ndcg10=round(float(ndcg.mean()), 4),
         ndcg10_ci=(round(low, 4), round(high, 4)),
-        hr10=round(scores.hit_rate, 4),
+        hr10=round(float(np.mean(first > 0)), 4),
         mrr10=round(float(first.mean()), 4),
         coverage=round(len(np.unique(shown)) / (len(counts_before) - 1), 4),
         novelty_bits=round(float(-np.log2(shares[shown]).mean()) if len(shown) else 0.0, 2),

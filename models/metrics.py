@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from operators.candidates.component import top_rows
 
-__all__ = ["Scores", "bootstrap_interval", "gains", "rank_scores", "recall_of", "top_rows"]
+__all__ = ["Scores", "bootstrap_interval", "discounts", "gains", "ndcg_of", "rank_scores", "recall_of", "top_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class Scores:
     """Means over baskets, each in 0..1."""
 
     ndcg: float
-    """DCG with gain 1 / log2(rank + 1) over the DCG of an ideal list of min(K, targets) hits."""
+    """By ``ndcg_of``."""
     hit_rate: float
     """Share of baskets with a target in the list."""
     recall: float
@@ -26,21 +26,31 @@ class Scores:
 
 def rank_scores(ranked: NDArray[np.int64], targets: Sequence[NDArray[np.int64]]) -> Scores:
     """Score lists of length K against the baskets that followed; every basket has at least one target."""
-    count, length = len(ranked), int(ranked.shape[1])
+    count = len(ranked)
     if count != len(targets) or count == 0:
         raise ValueError(f"{count} lists against {len(targets)} baskets")
     found = [np.isin(row, target) for row, target in zip(ranked, targets, strict=True)]
     hits = np.array(found, np.bool_)  # (B, K)
     sizes = np.array([len(target) for target in targets])
     found_of: NDArray[np.int64] = hits.sum(axis=1)
-    gains = 1 / np.log2(np.arange(2, length + 2))
-    ideal = np.cumsum(gains)[np.minimum(sizes, length) - 1]
     return Scores(
-        ndcg=float(np.mean(hits @ gains / ideal)),
+        ndcg=float(np.mean(ndcg_of(hits, sizes))),
         hit_rate=float(np.mean(hits.any(axis=1))),
         recall=float(np.mean(found_of / sizes)),
         baskets=count,
     )
+
+
+def ndcg_of(hits: NDArray[np.bool_], sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(B,) DCG of each list, hits (B, K) best first, over that of an ideal one of min(K, size) hits, sizes (B,)."""
+    length = int(hits.shape[1])
+    of_place = discounts(np.arange(1, length + 1))
+    return hits @ of_place / np.cumsum(of_place)[np.minimum(sizes, length) - 1]
+
+
+def discounts(ranks: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """What a hit at each rank from 1 on counts: 1 / log2(rank + 1)."""
+    return 1 / np.log2(ranks + 1)
 
 
 def recall_of(found: NDArray[np.int64], exact: NDArray[np.int64]) -> float:
@@ -49,8 +59,8 @@ def recall_of(found: NDArray[np.int64], exact: NDArray[np.int64]) -> float:
 
 
 def gains(ranks: NDArray[np.float64], k: int) -> NDArray[np.float64]:
-    """(U,) NDCG@k of each list with one target at this rank, from 1 on: 1 / log2(rank + 1), 0 beyond k."""
-    return np.where(ranks <= k, 1 / np.log2(np.maximum(ranks, 1) + 1), 0.0)
+    """(U,) NDCG@k of each list with one target at this rank, from 1 on: its discount, 0 beyond k."""
+    return np.where(ranks <= k, discounts(np.maximum(ranks, 1)), 0.0)
 
 
 def bootstrap_interval(

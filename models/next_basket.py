@@ -44,6 +44,14 @@ class NextBasketTask:
     retyped_share: float
     """Purchases shown as a view or a click, since the data set has neither: untrained rows would be noise."""
 
+    @property
+    def protocol(self) -> str:
+        """Of ``score``, in words."""
+        return (
+            "next basket: the state before each basket of the period by some of the households, drawn once, ranks "
+            "every product of the vocabulary; targets are the distinct products of the basket"
+        )
+
     def popularity(self) -> NDArray[np.float64]:
         """How often each row (N,) is a training target."""
         return np.bincount(np.concatenate(self.train.targets), minlength=len(self.items)).astype(np.float64)

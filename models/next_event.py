@@ -47,6 +47,15 @@ class NextEventTask:
         """Item id of each row."""
         return self.data.items
 
+    @property
+    def protocol(self) -> str:
+        """Of ``score``, in words."""
+        ranked = "every item" if self.seen_items == "keep" else "every item that is not in the history"
+        return (
+            f"split by time: the state before each event of the period ranks {ranked}, at {self.scored_events} events "
+            "drawn once where there are more; an event of an item outside the vocabulary is missed"
+        )
+
     def popularity(self) -> NDArray[np.float64]:
         """How often each row (N,) is in the training part."""
         return np.bincount(self.events()[1], minlength=len(self.items)).astype(np.float64)
@@ -115,12 +124,14 @@ def _vectors(model: ItemEncoder, data: EventHistories, before: NDArray[np.int64]
     """The vector after each of the positions ``before`` (B, D)."""
     model.eval()
     device = model.bias.device
-    bounds = np.searchsorted(before, data.offsets)
-    users = np.flatnonzero(np.diff(bounds) > 0)
-    ends = before[bounds[users + 1] - 1] + 1
-    starts = data.offsets[users]
-    if model.history_events_max is not None:
-        starts = np.maximum(starts, ends - model.history_events_max)
+    user = np.searchsorted(data.offsets, before, side="right") - 1
+    starts, ends = data.offsets[user], before + 1
+    window = model.history_events_max
+    if window is None:  # one pass over a history passes all that is asked of it
+        last = np.flatnonzero(np.diff(user, append=-1))
+        starts, ends = starts[last], ends[last]
+    else:
+        starts = np.maximum(starts, ends - window)
     lengths = ends - starts
     order = np.argsort(-lengths, kind="stable")
     out = torch.empty(len(before), model.items.weight.shape[1], device=device)
@@ -129,7 +140,7 @@ def _vectors(model: ItemEncoder, data: EventHistories, before: NDArray[np.int64]
         columns = (torch.from_numpy(c[packed.events]).to(device) for c in (data.rows, data.types, data.gaps))
         with torch.no_grad():
             vectors = model(*columns, packed.waves)  # (P, D)
-        wanted = np.isin(packed.events, before)
-        places = np.searchsorted(before, packed.events[wanted])
-        out[torch.from_numpy(places).to(device)] = vectors[torch.from_numpy(np.flatnonzero(wanted)).to(device)]
+        at = np.flatnonzero(np.isin(packed.events, before)) if window is None else packed.ends
+        places = np.searchsorted(before, packed.events[at])
+        out[torch.from_numpy(places).to(device)] = vectors[torch.from_numpy(at).to(device)]
     return out

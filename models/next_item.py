@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.encoder import ItemEncoder
-from models.leave_one_out import GAP_FED, HELD_OUT_EVENTS, TYPE_FED, Interactions, score_users
+from models.leave_one_out import GAP_FED, HELD_OUT_EVENTS, PROTOCOL, TYPE_FED, Interactions, score_users
 from models.metrics import Scores
 from models.packing import pack, split_filled
 from models.tasks import Batch, Split
@@ -38,6 +38,11 @@ class NextItemTask:
     def items(self) -> list[str]:
         """Item id of each row."""
         return self.data.items
+
+    @property
+    def protocol(self) -> str:
+        """That of ``models.leave_one_out``."""
+        return PROTOCOL
 
     def popularity(self) -> NDArray[np.float64]:
         """How often each row (N,) is in the training part."""

@@ -136,7 +136,7 @@ def prequential(
 def _batches(
     records: Iterable[TimedRecord], rows: Mapping[str, int], users: Mapping[bytes, int], start_ms: int, end_ms: int
 ) -> Iterator[list[_Group]]:
-    """Groups in time order; no user is twice in a batch, and from ``start_ms`` on all of a batch is of one moment."""
+    """Groups in time order; no user is twice in a batch, and from ``start_ms`` on a batch is the whole of a moment."""
     groups: dict[int, _Group] = {}
     held, time_ms = 0, 0
     for record in records:
@@ -146,7 +146,8 @@ def _batches(
         group = groups.get(user)
         moved = time_ms != (time_ms := record.timestamp_ms)
         later = (moved and time_ms >= start_ms) or (group is not None and group.time_ms != time_ms)
-        if groups and (held >= BATCH_EVENTS or later):
+        full = held >= BATCH_EVENTS and time_ms < start_ms
+        if groups and (full or later):
             yield list(groups.values())
             groups, held, group = {}, 0, None
         if group is None:

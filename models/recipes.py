@@ -63,6 +63,7 @@ _EVENTS: Final = TrainConfig(
 )
 EVENTS_COUNT_MIN: Final = 5
 """Events before the validation period that an item of `headwater train events` needs for a row of its own."""
+_TOPICS: Final = "topics"
 _RIVAL_WIDTH: Final = 64
 """Of SASRec and GRU4Rec where their figures were published."""
 _RECIPES: Final[dict[Dataset, TrainConfig]] = {
@@ -92,12 +93,16 @@ def recipe(
         if dataset == COMPLETE_JOURNEY:
             raise ModelError(f"{dataset} is split by time and cannot be refitted; leave --refit out")
         task["held_out_events"] = 1
-        config = replace(config, validate_epochs=0)
+        arguments = f"{dataset} --data FILE --refit --epochs {config.epochs}"
+        config = replace(config, validate_epochs=0, arguments=arguments)
     config = replace(config, task=task)
     given: dict[str, Any] = {name: value for name, value in task.items() if name != "dataset"}
     if dataset == COMPLETE_JOURNEY:
         if data is not None:
             raise ModelError(f"{dataset} is read from its package; leave --data out, or name another data set")
+        if config.model == "sasrec":
+            fix = "leave --model out, or name a data set that is trained on windows"
+            raise ModelError(f"sasrec reads windows, and {dataset} is trained on whole histories; {fix}")
         return config, lambda: next_basket_task(complete_journey(), seed=config.seed, **given)
     if data is None:
         raise ModelError(f"{dataset} is read from a file; give it with --data (a line per user: user item item ...)")
@@ -110,8 +115,9 @@ def events_recipe(
     """The configuration of a training on any history of events, with fields of ``TrainConfig`` set otherwise.
 
     Args:
-        name: of the history; becomes part of the model's name.
+        name: of the history, ``topics`` where it is what the event topics hold; becomes part of the model's name.
     """
-    config = replace(_EVENTS, **settings)
+    source = "--from-topic" if name == _TOPICS else "events --data FILE"
+    config = replace(_EVENTS, arguments=f"{source} --seen {seen_items}", **settings)
     given: dict[str, Any] = {**config.task, "seen_items": seen_items}
     return replace(config, task={**given, "dataset": name}), lambda: NextEventTask(data, **given)

@@ -36,6 +36,11 @@ class Task(Protocol):
         """Item id of each row of the item matrix."""
         ...
 
+    @property
+    def protocol(self) -> str:
+        """What ``score`` ranks against what, in words."""
+        ...
+
     def popularity(self) -> NDArray[np.float64]:
         """How often each row (N,) is a training target."""
         ...

@@ -65,6 +65,8 @@ class TrainConfig:
     """Item embeddings before the first batch: random, or ``models.cooccurrence`` of the training part."""
     task: dict[str, Any] = field(default_factory=dict[str, Any])
     """What the task depends on, to be written beside the weights and compared when resuming."""
+    arguments: str = ""
+    """Of ``headwater train``, beside --seed and --out; empty: the name of the data set, and its file if it has one."""
     threads: int = 1
     device: str = "auto"
     """``cpu``, ``cuda``, or ``auto``: CUDA when there is one."""
@@ -262,12 +264,13 @@ def _is_stale(config: TrainConfig, log: list[dict[str, Any]]) -> bool:
 
 
 def _plain(config: TrainConfig) -> dict[str, Any]:
-    left_out = ("out_dir", "epochs", "resume", "progress", "threads", "device", "checkpoint_s", "test")
+    left_out = ("out_dir", "epochs", "resume", "progress", "threads", "device", "checkpoint_s", "test", "arguments")
     return {name: value for name, value in asdict(config).items() if name not in left_out}
 
 
 def _save(config: TrainConfig, run: _Run, task: Task, name: str) -> None:
     saved: dict[str, Any] = {"config": _plain(config), "items": task.items, "log": run.log}
+    saved |= {"protocol": task.protocol, "arguments": config.arguments}
     if name == BEST:
         save_checkpoint(config.out_dir / name, saved | {"model": run.average.state_dict()})
         return

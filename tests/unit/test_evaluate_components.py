@@ -1,6 +1,8 @@
 """models.evaluate_components: a whole evaluation on a tiny file, honest about what it chose on."""
 
 import shutil
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -8,11 +10,16 @@ import numpy as np
 import orjson
 import pytest
 
+from models import evaluate_components as module
 from models.components import specs
 from models.errors import ModelError
-from models.evaluate_components import FUSION, Row, Trial, evaluate_components, item_texts
+from models.evaluate_components import FUSION, Protocol, Row, Trial, evaluate_components, item_texts
+from models.fitted import Setting, Spec, varied
+from models.held_out import ranks_of
 from models.manifest import EMBEDDINGS_FILE, VOCABULARY_FILE, hash_files, load_manifest, version_of, write_manifest
+from models.metrics import gains
 from models.runtime import DEFAULT_ARTEFACT
+from operators.candidates.component import Component, Histories
 from streams.cli import run
 
 COMPONENTS = ("co-visitation", "ease", "popularity")
@@ -24,6 +31,16 @@ def chain(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     walks = [[1 + (start + n) % 30 for n in range(length)] for start, length in rng.integers(5, 20, (120, 2))]
     path = tmp_path / "chain.txt"
+    path.write_text("".join(f"{n} {' '.join(map(str, walk))}\n" for n, walk in enumerate(walks)))
+    return path
+
+
+@pytest.fixture
+def noise(tmp_path: Path) -> Path:
+    """60 users who walk a few of the items 1 to 20 in an order of their own."""
+    rng = np.random.default_rng(0)
+    walks = [(1 + rng.permutation(20)[:length]).tolist() for length in rng.integers(5, 12, 60)]
+    path = tmp_path / "noise.txt"
     path.write_text("".join(f"{n} {' '.join(map(str, walk))}\n" for n, walk in enumerate(walks)))
     return path
 
@@ -49,28 +66,75 @@ def test_the_test_items_change_no_choice(chain: Path) -> None:
     others = [[*line[:-1], str(item)] for line, item in zip(lines, drawn, strict=True)]
     chain.write_text("".join(" ".join(line) + "\n" for line in others))
     after = evaluate_components(Trial("ml1m", chain, components=COMPONENTS))
-    chosen = [{row.component: (row.options, row.validation_ndcg10) for row in r.results} for r in (before, after)]
+    chosen = [{row.component: (row.options_seeds, row.validation_ndcg10) for row in r.results} for r in (before, after)]
     assert chosen[0] == chosen[1]
     assert {row.component: row.ndcg10 for row in before.results} != {row.component: row.ndcg10 for row in after.results}
 
 
-def test_refit_learns_from_the_validation_items(tmp_path: Path) -> None:
-    path = tmp_path / "late.txt"  # 9 follows 8 in what strict components never see
-    path.write_text("".join(f"{n} {1 + n % 5} {2 + n % 5} 8 9\n" for n in range(40)))
-    path.write_text(path.read_text() + "".join(f"{n} {1 + n % 3} 7 8 9 {1 + n % 5}\n" for n in range(40, 60)))
-    figures = {
-        protocol: evaluate_components(Trial("ml1m", path, components=("popularity",), protocol=protocol)).results[0]
-        for protocol in ("strict", "refit")
-    }
-    assert figures["refit"].ndcg10 != figures["strict"].ndcg10
+def by_hand(noise: Path, row: Row, held_out: int) -> float:
+    """Test NDCG@10 of the component of the row, fitted on all but the last ``held_out`` items of every user."""
+    walks = [[int(item) for item in line.split()[1:]] for line in noise.read_text().splitlines()]
+    (spec,) = (spec for spec in specs() if spec.name == row.component)
+    component = varied(spec.build(Setting(21, ["", *map(str, range(1, 21))])), row.options_seeds[0])
+    component.fit(Histories.of([walk[: len(walk) - held_out] for walk in walks]))
+    asked, targets = Histories.of([walk[:-1] for walk in walks]), np.array([walk[-1] for walk in walks])
+    return round(float(gains(ranks_of(component.scores, asked, targets), 10).mean()), 4)
 
 
-def test_refit_learns_its_weights_from_components_that_have_not_seen_the_validation_items(chain: Path) -> None:
-    fused = [
+@pytest.mark.parametrize(("protocol", "held_out"), [("strict", 2), ("refit", 1)])
+def test_what_is_judged_has_learned_what_its_protocol_allows_and_no_more(
+    noise: Path, protocol: Protocol, held_out: int
+) -> None:
+    report = evaluate_components(Trial("ml1m", noise, components=COMPONENTS, protocol=protocol))
+    rows = [row for row in report.results if row.component != FUSION]
+    assert {row.component for row in rows} == {*COMPONENTS}
+    for row in rows:
+        figures = [by_hand(noise, row, events) for events in range(3)]
+        assert row.ndcg10 == figures[held_out]
+        assert len({*figures}) == 3
+
+
+def test_refit_learns_its_weights_from_components_that_have_not_seen_the_validation_items(noise: Path) -> None:
+    strict, refit = (
         next(row for row in evaluate_components(trial).results if row.component == FUSION)
-        for trial in (Trial("ml1m", chain, components=COMPONENTS, protocol=p) for p in ("strict", "refit"))
-    ]
-    assert fused[0].options == fused[1].options
+        for trial in (Trial("ml1m", noise, components=COMPONENTS, protocol=p) for p in ("strict", "refit"))
+    )
+    assert strict.options_seeds == refit.options_seeds
+    assert strict.validation_ndcg10 == refit.validation_ndcg10 > 0
+    assert strict.ndcg10 != refit.ndcg10
+
+
+@dataclass
+class Slow(Component):
+    """Takes long to learn what is right, and no time to learn what is wrong."""
+
+    fits: list[tuple[bool, int]]
+    right: bool = True
+
+    def fit(self, histories: Histories) -> None:
+        self.fits.append((self.right, len(histories.rows)))
+        time.sleep(0.3 if self.right else 0)
+
+    def scores(self, users: Histories) -> np.ndarray:
+        scores = np.zeros((users.users, 31), np.float32)
+        scores[np.arange(users.users), 1 + users.newest(1)[:, 0] % 30] = 1 if self.right else -1
+        return scores
+
+
+def test_each_fit_is_made_once_and_the_time_is_that_of_the_chosen_one(
+    chain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits: list[tuple[bool, int]] = []
+    slow = Spec("slow", lambda _: Slow(fits), fitting=({"right": True}, {"right": False}))
+    popular = next(spec for spec in specs() if spec.name == "popularity")
+    monkeypatch.setattr(module, "specs", lambda: [slow, popular])
+    report = evaluate_components(Trial("ml1m", chain, protocol="refit"))
+    events = sum(len(line.split()) - 1 for line in chain.read_text().splitlines())
+    assert fits == [(True, events - 2 * 120), (False, events - 2 * 120), (True, events - 120)]
+    rows = {row.component: row for row in report.results}
+    assert set(rows) == {"slow", "popularity", FUSION}
+    assert rows["slow"].options_seeds == ({"right": True},)
+    assert rows["slow"].fit_s >= 0.3
 
 
 def encoder_of_seed(directory: Path, seed: int) -> Path:
@@ -108,6 +172,9 @@ def test_several_encoders_are_seeds_of_one_row(chain: Path, tmp_path: Path) -> N
         if row.component != FUSION:  # its weights are learned from another sample of the users for each seed
             assert row.ndcg10_seeds == tuple(one.ndcg10 for one in each)
             assert row.hr10_seeds == tuple(one.hr10 for one in each)
+            assert row.options_seeds == tuple(one.options_seeds[0] for one in each)
+    (fused,) = (row for row in report.results if row.component == FUSION)
+    assert fused.options_seeds[0] == alone[0][FUSION].options_seeds[0] != fused.options_seeds[1]
     assert len({one["encoder"].ndcg10 for one in alone}) == 2
     assert len({one["co-visitation"].ndcg10 for one in alone}) == 1
 
@@ -134,8 +201,10 @@ def test_a_refitted_encoder_is_judged_and_the_other_one_chooses(chain: Path, tmp
     assert both["encoder"].ndcg10 == other["encoder"].ndcg10
     assert both["encoder"].ndcg10 != as_trained["encoder"].ndcg10
     assert (both["encoder"].protocol, as_trained["encoder"].protocol) == ("refit", "as trained")
-    assert both[FUSION].options == as_trained[FUSION].options
-    assert both[FUSION].options != other[FUSION].options
+    assert (both[FUSION].protocol, as_trained[FUSION].protocol) == ("refit", "refit, the encoder as trained")
+    assert both["co-visitation"].protocol == as_trained["co-visitation"].protocol == "refit"
+    assert both[FUSION].options_seeds == as_trained[FUSION].options_seeds
+    assert both[FUSION].options_seeds != other[FUSION].options_seeds
     assert both["co-visitation"].ndcg10 == as_trained["co-visitation"].ndcg10
 
 

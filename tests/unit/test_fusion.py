@@ -40,12 +40,13 @@ def test_standardised_scores_of_the_items_outside_the_history() -> None:
     users = Histories.of([[1, 3], [2]])
     scores = np.random.default_rng(0).standard_normal((2, 7)).astype(np.float32) * 100 + 5
     scores[0, 6] = -np.inf
-    for line, shown in zip(standardised(scores, users), ([2, 4, 5], [1, 3, 4, 5, 6]), strict=True):
-        hidden = np.setdiff1d(np.arange(7), shown)
-        assert not line[hidden].any()
-        assert line[shown].mean() == pytest.approx(0, abs=1e-5)
-        assert line[shown].std() == pytest.approx(1, abs=1e-5)
-    assert not standardised(np.full((2, 7), 3, np.float32), users).any()
+    for given, line, shown in zip(scores, standardised(scores, users), ([2, 4, 5], [1, 3, 4, 5, 6]), strict=True):
+        finite = np.isfinite(given) & (np.arange(7) > 0)
+        assert not line[~finite].any()
+        assert line[finite] == pytest.approx((given[finite] - given[shown].mean()) / given[shown].std(), abs=1e-5)
+    same = np.full((2, 7), 3, np.float32)
+    same[0, 1] = 9  # in the history, and nothing to measure it by
+    assert not standardised(same, users).any()
 
 
 def test_learned_weights_find_who_knows_which_users_whatever_the_scale() -> None:
@@ -115,6 +116,19 @@ def test_one_component_alone_ranks_as_it_would_without_fusion() -> None:
     fused = Fusion([component], np.array([0.7, 0.0], np.float32))
     same = ranks_of(component.scores, users, targets) == ranks_of(fused.scores, users, targets)
     assert same.all()
+
+
+def test_a_target_that_is_in_the_history_is_ranked_and_learned_from_like_any_other() -> None:
+    """Scores of the history's items alone: the wanted one is far above what else is asked about."""
+    users, targets = Histories.of([[1, 2, 3]] * 9), np.array([1, 2, 3] * 3)
+    component = Noisy(targets, np.full(9, 9.0), 1.0, 1)
+    blank = Fusion([component], np.array([1.0, 0.0], np.float32))
+    assert (ranks_of(component.scores, users, targets) == 1).all()
+    assert (ranks_of(blank.scores, users, targets) == 1).all()
+    examples = blank.examples(users, targets)
+    assert np.diff(examples.offsets).tolist() == [ITEMS - 1 - 2] * 9
+    assert examples.is_target.sum() == 9
+    assert examples.ndcg(examples.features[:, 0]) == 1.0
 
 
 def test_examples_hold_every_target_once_and_nothing_of_the_history() -> None:

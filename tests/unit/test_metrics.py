@@ -5,7 +5,7 @@ import pytest
 
 from models.baselines import personal_frequency, popularity
 from models.dataset import Sequences
-from models.metrics import rank_scores, top_rows
+from models.metrics import rank_scores
 
 
 def rows(*values: int) -> np.ndarray:
@@ -36,15 +36,6 @@ def test_nothing_to_score_is_an_error() -> None:
         rank_scores(np.empty((0, 3), np.int64), [])
     with pytest.raises(ValueError, match="1 lists against 2 baskets"):
         rank_scores(np.array([[1]]), [rows(1), rows(1)])
-
-
-def test_top_rows_is_a_stable_sort() -> None:
-    rng = np.random.default_rng(0)
-    scores = rng.permuted(np.arange(200, dtype=np.float32)[None].repeat(20, axis=0), axis=1)
-    for k in (1, 7, 200):
-        assert (top_rows(scores, k) == np.argsort(-scores, axis=1)[:, :k]).all()
-    tied = np.array([[2.0, 1.0, 2.0, -np.inf, 2.0]], np.float32)
-    assert top_rows(tied, 4).tolist() == [[0, 2, 4, 1]]
 
 
 def test_popularity_counts_only_before_the_time() -> None:

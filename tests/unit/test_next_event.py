@@ -11,11 +11,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from models.encoder import SequenceEncoder  # noqa: E402
+from models.encoder import ItemEncoder, SequenceEncoder  # noqa: E402
 from models.errors import ModelError  # noqa: E402
 from models.event_histories import EventHistories, event_histories  # noqa: E402
+from models.export import ExportConfig, export  # noqa: E402
+from models.manifest import load_manifest  # noqa: E402
 from models.next_event import NextEventTask  # noqa: E402
 from models.recipes import events_recipe  # noqa: E402
+from models.rivals.sasrec import SasRec  # noqa: E402
 from models.train import train  # noqa: E402
 from operators.interest import GAP_BUCKETS, gap_bucket  # noqa: E402
 from streams.cli import run  # noqa: E402
@@ -104,12 +107,19 @@ def test_nothing_after_the_training_period_is_learned_from() -> None:
     assert sorted(learned) == [(n, int(data.rows[n + 1])) for n in every]
 
 
+def untrained(items: int, window: int | None) -> ItemEncoder:
+    torch.manual_seed(0)
+    if window is None:
+        return SequenceEncoder(items, 3, GAP_BUCKETS, width=8, channels=8, blocks=1, dropout=0.5).eval()
+    return SasRec(items, width=8, blocks=1, heads=2, events=window, dropout=0.5).eval()
+
+
+@pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("seen_items", ["keep", "drop"])
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_the_score_is_brute_force(seen_items: str, split: str) -> None:
+def test_the_score_is_brute_force(seen_items: str, split: str, window: int | None) -> None:
     data = histories(stream())
-    torch.manual_seed(0)
-    model = SequenceEncoder(len(data.items), 3, GAP_BUCKETS, width=8, channels=8, blocks=1, dropout=0.5).eval()
+    model = untrained(len(data.items), window)
     start_ms, end_ms = (VALIDATION_MS, TEST_MS) if split == "validation" else (TEST_MS, 10**9)
     gains: list[float] = []
     for first, last in zip(data.offsets[:-1].tolist(), data.offsets[1:].tolist(), strict=True):
@@ -117,9 +127,10 @@ def test_the_score_is_brute_force(seen_items: str, split: str) -> None:
             row, before = int(data.rows[target]), data.rows[first:target].tolist()
             if not start_ms <= data.times_ms[target] < end_ms or (seen_items == "drop" and row in before):
                 continue
-            columns = [torch.from_numpy(c[first:target]) for c in (data.rows, data.types, data.gaps)]
+            read = slice(first if window is None else max(first, target - window), target)
+            columns = [torch.from_numpy(c[read]) for c in (data.rows, data.types, data.gaps)]
             with torch.no_grad():
-                scores = model.scores(model(*columns, [1] * (target - first))[-1:])[0].numpy()
+                scores = model.scores(model(*columns, [1] * len(columns[0]))[-1:])[0].numpy()
             hidden = {0, *(before if seen_items == "drop" else [])}
             ranked = [row for row in np.argsort(-scores, kind="stable").tolist() if row not in hidden][:10]
             gains.append(1 / np.log2(ranked.index(row) + 2) if row in ranked else 0.0)
@@ -156,5 +167,21 @@ def test_the_command_trains_on_a_file_that_replay_reads(tmp_path: Path, capsys: 
     assert report["test"]["baskets"] == 60
     assert run(["export", report["checkpoint"], str(tmp_path / "model")]) == 0
     assert "lru-small-" in capsys.readouterr().out
+    manifest = load_manifest(tmp_path / "model")
+    (evaluation,) = manifest.evaluations
+    assert evaluation.protocol.startswith("split by time: the state before each event of the period ranks every item,")
+    again = manifest.training_command.replace("FILE", str(path)).replace("DIR", str(tmp_path / "again")).split()
+    assert run([*again[1:], "--epochs", "1"]) == 0
+    assert run(["export", str(tmp_path / "again" / "best.pt"), str(tmp_path / "model-again")]) == 0
+    assert load_manifest(tmp_path / "model-again").version == manifest.version
     assert run(["train", "events", "--out", str(out)]) == 2
     assert "events are read from a file that is given with --data" in capsys.readouterr().err
+
+
+def test_the_manifest_says_what_was_trained_on_and_how_it_was_judged(tmp_path: Path) -> None:
+    data = histories(stream())
+    settings = {"out_dir": tmp_path, "progress": False, "epochs": 1, "width": 8, "channels": 8, "seed": 4}
+    config, task = events_recipe("topics", data, "drop", **settings)
+    made = export(ExportConfig(train(config, task(), echo=lambda line: None).checkpoint, tmp_path / "model"), echo=str)
+    assert made.training_command == "headwater train --from-topic --seen drop --seed 4 --out DIR"
+    assert "ranks every item that is not in the history" in made.evaluations[0].protocol

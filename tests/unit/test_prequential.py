@@ -13,6 +13,7 @@ import orjson
 import pytest
 from numpy.typing import NDArray
 
+from models import prequential as module
 from models.contenders import Contender
 from models.curve import draw_freshness
 from models.list_quality import Occasion, judge_lists
@@ -162,6 +163,19 @@ def test_every_list_is_from_before_the_event_it_is_judged_on() -> None:
     actual = {row.ranker: row.hr10 for row in [*found.results, *found.freshness]}
     assert {name: actual[name] for name in expected} == pytest.approx(expected, abs=1e-4)
     assert actual["0"] == actual["headwater"]
+
+
+def test_no_moment_of_the_judged_period_is_cut_in_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list made of a basket's first half, judged by the second, would be one from after the event."""
+    events = stream()
+    start = events[len(events) // 2].timestamp_ms
+    assert max(Counter((e.timestamp_ms, e.key) for e in events if e.timestamp_ms >= start).values()) > 1
+    # The batches before the period end with every moment, however many events they may have.
+    early = {(e.timestamp_ms, e.key): e for e in events if e.timestamp_ms < start}
+    events = [*early.values(), *(e for e in events if e.timestamp_ms >= start)]
+    whole = judged(events, start)
+    monkeypatch.setattr(module, "BATCH_EVENTS", 1)
+    assert judged(events, start) == whole
 
 
 def test_items_that_do_not_learn_rank_as_the_encoder_does() -> None:

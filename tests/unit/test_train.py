@@ -10,10 +10,10 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
 from models import train as train_module  # noqa: E402
-from models.checkpoints import load_checkpoint  # noqa: E402
+from models.checkpoints import load_checkpoint, save_checkpoint  # noqa: E402
 from models.errors import ModelError  # noqa: E402
 from models.export import ExportConfig, export  # noqa: E402
-from models.leave_one_out import GAP_FED, TYPE_FED, Interactions, score_users  # noqa: E402
+from models.leave_one_out import GAP_FED, PROTOCOL, TYPE_FED, Interactions, score_users  # noqa: E402
 from models.next_item import NextItemTask  # noqa: E402
 from models.packing import pack  # noqa: E402
 from models.recipes import recipe  # noqa: E402
@@ -65,6 +65,8 @@ def test_it_learns_and_the_artefact_scores_what_training_said(trained: TrainingR
     assert trained.validation.hit_rate > 0.8  # one item of thirty is almost certain; ten are a third by chance
     made = export(ExportConfig(trained.checkpoint, tmp_path / "artefact"), echo=lambda line: None)
     assert made.evaluations[0].ndcg_at_10 == round(trained.validation.ndcg, 4)
+    assert made.evaluations[0].protocol == PROTOCOL
+    assert made.training_command == "headwater train ml1m --data FILE --seed 0 --out DIR"
     encoder, data = OnnxEncoder(tmp_path / "artefact", providers="cpu"), walkers()
     assert [encoder.item_at(row) for row in (1, 30)] == ["1", "30"]
 
@@ -76,6 +78,14 @@ def test_it_learns_and_the_artefact_scores_what_training_said(trained: TrainingR
         return refresh(encoder, jobs)[1] @ encoder.embeddings(np.arange(31)).T + encoder.item_bias
 
     assert score_users(data, "validation", score).ndcg == pytest.approx(trained.validation.ndcg, abs=1e-4)
+
+
+def test_a_checkpoint_without_a_protocol_is_of_a_leave_one_out_file(trained: TrainingResult, tmp_path: Path) -> None:
+    made = export(ExportConfig(trained.checkpoint, tmp_path / "artefact"), echo=lambda line: None)
+    saved = load_checkpoint(trained.checkpoint)
+    del saved["protocol"], saved["arguments"]
+    save_checkpoint(tmp_path / "best.pt", saved)
+    assert export(ExportConfig(tmp_path / "best.pt", tmp_path / "other"), echo=lambda line: None) == made
 
 
 def test_no_batch_shows_or_asks_for_a_held_out_item() -> None:
@@ -97,6 +107,7 @@ def test_no_batch_shows_or_asks_for_a_held_out_item() -> None:
 def test_refitting_learns_from_the_validation_targets_and_keeps_the_last_epoch(tmp_path: Path) -> None:
     settings, _ = recipe("ml1m", Path("f"), refit=True)
     assert (settings.validate_epochs, settings.task["held_out_events"]) == (0, 1)
+    assert settings.arguments == "ml1m --data FILE --refit --epochs 16"
     data = walkers()
     named = replace(data, rows=np.arange(len(data.rows)))
     mine = NextItemTask(named, window_events=10, batch_events=150, positions_share=1.0, held_out_events=1)
@@ -204,6 +215,8 @@ def test_recipes_say_which_file_they_want() -> None:
         recipe("ml1m", None)
     with pytest.raises(ModelError, match="complete-journey is read from its package; leave --data out"):
         recipe("complete-journey", Path("x"))
+    with pytest.raises(ModelError, match="sasrec reads windows, and complete-journey is trained on whole histories;"):
+        recipe("complete-journey", None, model="sasrec")
 
 
 class Trap:
