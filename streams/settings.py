@@ -5,7 +5,9 @@ for instance ``HEADWATER_WORKER_DATA_DIR``. Secrets come from the environment or
 ``*_file`` field names; ``repr`` never shows them.
 """
 
+import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -232,16 +234,42 @@ def _from_file(path: str | None) -> dict[str, dict[str, Any]]:
     return data
 
 
+_VARIABLES: dict[str, tuple[str, str]] = {
+    f"HEADWATER_{section}_{name}".upper(): (section, name)
+    for section, struct in _SECTIONS.items()
+    for name in struct.__struct_fields__
+} | {"HEADWATER_BROKER": ("broker", "address")}
+_OTHER_VARIABLES = frozenset({"HEADWATER_DEBUG", "HEADWATER_FUZZ", "HEADWATER_CI_AUDIT"})
+_SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP)")
+_LIKE = 0.85
+"""How alike a name must be to one of ours to be taken for a slip; other programs have variables of their own."""
+
+
 def _from_environment(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     data: dict[str, dict[str, Any]] = {}
-    for section, struct in _SECTIONS.items():
-        for name in struct.__struct_fields__:
-            value = environ.get(f"HEADWATER_{section}_{name}".upper())
-            if value is not None:
-                data.setdefault(section, {})[name] = value
-    if "HEADWATER_BROKER" in environ:
-        data.setdefault("broker", {})["address"] = environ["HEADWATER_BROKER"]
+    # The short name last: it stands beside the long one where somebody gives another address for one command.
+    for variable, (section, name) in _VARIABLES.items():
+        if variable in environ:
+            data.setdefault(section, {})[name] = environ[variable]
+    for variable in sorted(environ.keys() - _VARIABLES.keys() - _OTHER_VARIABLES):
+        if variable.startswith("HEADWATER_") and not _is_service_link(variable, environ[variable]):
+            _refuse_slip(variable)
     return data
+
+
+def _is_service_link(variable: str, value: str) -> bool:
+    """Whether Kubernetes set it, as it does for every service of a namespace: one may be called headwater-worker."""
+    return bool(_SERVICE_LINK.search(variable)) or value.startswith(("tcp://", "udp://"))
+
+
+def _refuse_slip(variable: str) -> None:
+    """A misspelled variable would leave a default in force, a weaker guarantee perhaps, without a word."""
+    section = variable.split("_")[1].lower()
+    meant = difflib.get_close_matches(variable, _VARIABLES, n=1, cutoff=_LIKE)
+    if meant:
+        raise SettingsError(f"{variable} is no setting: did you mean {meant[0]}?")
+    if section in _SECTIONS:
+        raise SettingsError(f"{variable} is no setting; infra/docs/SETTINGS.md has them all")
 
 
 def load_settings(

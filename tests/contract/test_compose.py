@@ -14,7 +14,7 @@ import yaml
 
 from infra.broker import jars, kafka
 from operators import limits
-from streams.settings import load_settings
+from streams.settings import SettingsError, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "infra" / "docker" / "Dockerfile"
@@ -126,15 +126,13 @@ def _listener_faults(document: Document) -> list[str]:
 
 
 def _setting_faults(name: str, service: Document) -> list[str]:
-    """Every HEADWATER variable has to change a setting: a misspelt one would be ignored in silence."""
+    """The settings refuse a variable that is none of theirs, and a state directory has to outlast the container."""
     environment: dict[str, str] = service["environment"]
     found: list[str] = []
-    for variable, value in environment.items():
-        section, _, field = variable.removeprefix("HEADWATER_").lower().partition("_")
-        settings = load_settings(environ=environment, overrides={})
-        group = getattr(settings, section, None)
-        if str(getattr(group, field or "address", None)) != value:
-            found.append(f"{name}: {variable} is no setting")
+    try:
+        load_settings(environ=environment, overrides={})
+    except SettingsError as error:
+        found.append(f"{name}: {error}")
     state = environment.get("HEADWATER_WORKER_DATA_DIR")
     if service["command"] == ["worker"] and f"worker-state:{state}" not in service.get("volumes", []):
         found.append(f"{name}: its state directory {state} is on no volume")

@@ -1,10 +1,12 @@
 """Settings from the file and the environment, and the errors that name what is wrong."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import infra
 from operators import limits
 from streams.settings import Secret, Settings, SettingsError, load_settings
 
@@ -58,6 +60,50 @@ def test_values_of_the_environment_are_converted() -> None:
     }
     worker = load_settings(environ=environ).worker
     assert (worker.explain, worker.session_timeout_s, worker.web_port) == (False, 12.5, 0)
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("HEADWATER_WORKER_DELIVRY", "HEADWATER_WORKER_DELIVERY"),
+        ("HEADWATER_WOKER_LIST_ITEMS", "HEADWATER_WORKER_LIST_ITEMS"),
+        ("HEADWATER_WORKER_PORT", "HEADWATER_WORKER_WEB_PORT"),
+        ("HEADWATER_PRIVACY_SALT", "SETTINGS.md"),
+    ],
+)
+def test_a_variable_that_is_no_setting_is_refused(variable: str, meant: str) -> None:
+    message = refused(environ={variable: "1"})
+    assert variable in message
+    assert meant in message
+
+
+def test_variables_of_others_are_let_be() -> None:
+    environ = {
+        "HEADWATER_DEBUG": "1",
+        "HEADWATER_HOMEPAGE": "x",
+        "HEADWATER_WORKER_SERVICE_HOST": "10.0.0.1",
+        "HEADWATER_WORKER_SERVICE_PORT": "6066",
+        "HEADWATER_WORKER_PORT": "tcp://10.0.0.1:6066",
+        "HEADWATER_WORKER_PORT_6066_TCP_ADDR": "10.0.0.1",
+        "HEADWATER_BROKER_SERVICE_PORT_KAFKA": "9092",
+    }
+    assert load_settings(environ=environ) == Settings()
+
+
+_PAGE = Path(infra.__file__).parent / "docs" / "SETTINGS.md"
+
+
+def test_the_page_has_every_setting_with_its_default() -> None:
+    rows = dict(re.findall(r"^\| `(\w+\.\w+)` \| ([^|]+) \|", _PAGE.read_text("utf-8"), re.MULTILINE))
+    defaults = {
+        f"{section}.{name}": getattr(getattr(Settings(), section), name)
+        for section in Settings.__struct_fields__
+        for name in getattr(Settings(), section).__struct_fields__
+    }
+    assert rows.keys() == defaults.keys()
+    for name, default in defaults.items():
+        shown = "that of the package" if name == "worker.model_dir" else "none" if default is None else default
+        assert rows[name].strip("` ") == str(shown), name
 
 
 def test_headwater_toml_of_the_working_directory_is_read() -> None:
