@@ -7,15 +7,18 @@ __all__ = [
     "align_wait_ms",
     "batch_events_max",
     "boost_max",
+    "busy_fetch_interval_s",
     "cache_users_max",
     "candidates_max",
     "catalog_items_max",
     "chunk_records_max",
+    "computed_batches_max",
     "context_depth_max",
     "covisitation_items_max",
     "covisitation_live_successors_max",
     "covisitation_successors_max",
     "dead_letter_bytes_max",
+    "dead_letter_record_bytes_max",
     "drain_max_s",
     "encoder_backoff_max_s",
     "event_bytes_max",
@@ -44,6 +47,7 @@ __all__ = [
     "restore_partition_fetch_bytes_max",
     "restore_threads_max",
     "score_batch_lists",
+    "settling_batches_max",
     "sort_chunk_events_max",
     "sort_files_max",
     "stop_max_s",
@@ -86,8 +90,14 @@ chunk_records_max: Final = 500
 """Records of one partition handed to the agent as one event: also the grain of the merge over topics."""
 batch_events_max: Final = 4_000
 """Events that share one encoder batch and one settlement."""
+computed_batches_max: Final = 2
+"""One that is computed, and one that is decoded meanwhile."""
+settling_batches_max: Final = 4
+"""Sent to the broker and not yet acknowledged."""
 partition_queue_events_max: Final = 2_000
 """Records of one source partition that wait for a batch; beyond it the partition is not fetched."""
+busy_fetch_interval_s: Final = 0.003
+"""Between two fetches while a batch is computed."""
 align_wait_ms: Final = 200
 """How long a partition's events wait for another topic of theirs that is known to have more."""
 score_batch_lists: Final = 256
@@ -112,7 +122,7 @@ covisitation_items_max: Final = 20_000
 covisitation_live_successors_max: Final = 64
 """Successors that a worker notes of an item, 12 bytes each."""
 covisitation_successors_max: Final = 512
-"""Successors noted of an item, 8 bytes each; the weaker half goes when there are as many."""
+"""Successors noted of an item, 12 bytes each; the weaker half goes when there are as many."""
 
 # -- one produce batch
 produce_batch_bytes_max: Final = 512 * 1024
@@ -151,6 +161,8 @@ abort_wait_s: Final = 5.0
 # -- one dead letter
 dead_letter_bytes_max: Final = 1_900_000
 """Of an original value; the rest of a larger one is cut, and the letter says so."""
+dead_letter_record_bytes_max: Final = 2_090_000
+"""Of a letter's value, key and foreign headers together: with our own headers it fits the 2 MiB of the topic."""
 reason_bytes_max: Final = 500
 
 # -- one command-line client

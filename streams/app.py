@@ -146,6 +146,7 @@ class Worker:
             partitions[topics.dead_letter],
             topics.receipts,
             partitions[topics.receipts],
+            topics.erase,
         )
         checkpoint = Checkpoint(
             lambda: self.app.batch_producer,
@@ -288,8 +289,8 @@ class Worker:
         while True:
             await asyncio.sleep(limits.flush_interval_s)
             await asyncio.get_running_loop().run_in_executor(self._write_thread, self.store.flush)
-            # What a restore deleted, which another worker erased.
-            await asyncio.get_running_loop().run_in_executor(self._write_thread, self.store.scrub)
+            # What a restore deleted, which another worker erased; beside the settlements, which must not wait for it.
+            await asyncio.to_thread(self.store.scrub)
             self.metrics.gauges["cached_users"] = len(self.states)
             self.metrics.gauges["state_bytes"] = self.store.size_bytes()
             self.metrics.gauges["misplaced_users"] = self.states.misplaced_users

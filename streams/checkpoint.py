@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from operators.batches import DeadLetter
 from operators.events import JSON_HEADERS
 from operators.process import Effects, Erase
-from streams.dead_letters import headers_of, value_of
+from streams.dead_letters import headers_of, key_of, value_of
 from streams.store import StateStore
 
 __all__ = ["Checkpoint", "Group", "Settlement", "Targets"]
@@ -54,6 +54,8 @@ class Targets(NamedTuple):
     dead_letter_partitions: int
     receipts: str = "erasure-receipts"
     receipts_partitions: int = 1
+    requests: str = "erase"
+    """Where the requests that are answered by receipts come from."""
 
     def of_lists(self, partition: int) -> Place:
         """Where the lists of a source partition go."""
@@ -131,7 +133,8 @@ class Checkpoint:
             if before is not None:
                 await before
             return
-        async with self._fence(settlement, changes, {} if erasures else settlement.offsets):
+        events, requests = self._offsets(settlement)
+        async with self._fence(settlement, changes, events):
             delivered = await self._deliver(self._outgoing(changes, settlement.effects))
         if before is not None:
             await before
@@ -139,10 +142,17 @@ class Checkpoint:
         if erasures:
             partitions = {erase.user.partition for erase in erasures}
             await asyncio.get_running_loop().run_in_executor(self._executor, self._store.scrub, partitions)
-            async with self._fence(settlement, partitions, settlement.offsets):
+            async with self._fence(settlement, partitions, requests):
                 await self._deliver(self._receipts(erasures))
         for tp, offset in settlement.offsets.items():
             self._settle(tp, offset)
+
+    def _offsets(self, settlement: Settlement) -> tuple[dict[Any, int], dict[Any, int]]:
+        """What is committed with the batch's records, and what with its receipts: the requests that these answer."""
+        if not settlement.effects.erasures:
+            return settlement.offsets, {}
+        requests = {tp: offset for tp, offset in settlement.offsets.items() if tp.topic == self._targets.requests}
+        return {tp: offset for tp, offset in settlement.offsets.items() if tp not in requests}, requests
 
     def _fence(
         self, settlement: Settlement, changed: Iterable[int], offsets: Mapping[Any, int]
@@ -206,11 +216,9 @@ class Checkpoint:
         batches: list[Any] = []
         for key, value, headers in records:
             appended = batches[-1].append(key=key, value=value, timestamp=None, headers=headers) if batches else None
-            if appended is None:
+            if appended is None:  # a new batch takes any first record, and the broker refuses one that is too large
                 batches.append(producer.create_batch())
-                appended = batches[-1].append(key=key, value=value, timestamp=None, headers=headers)
-                if appended is None:
-                    raise ValueError(f"a record of {len(value or b'')} bytes does not fit one produce batch")
+                batches[-1].append(key=key, value=value, timestamp=None, headers=headers)
         for batch in batches:
             batch.close()
         return batches
@@ -234,4 +242,4 @@ def _changes_by_partition(settlement: Settlement) -> dict[int, list[Change]]:
 
 
 def _dead_letter(letter: DeadLetter) -> Outgoing:
-    return letter.record.key, value_of(letter), headers_of(letter)
+    return key_of(letter), value_of(letter), headers_of(letter)

@@ -30,14 +30,10 @@ from streams.intake import Intake, IntakeQueue, Source
 from streams.metrics import Metrics
 from streams.states import States
 
-__all__ = ["Engine"]
+__all__ = ["DrainError", "Engine"]
 
 
 _ALIGN_POLL_S: Final = 0.01
-_COMPUTED_BATCHES: Final = 2
-"""One that is computed, and one that is decoded meanwhile."""
-_SETTLING_BATCHES: Final = 4
-"""Sent to the broker and not yet acknowledged."""
 
 
 class _Decoded(NamedTuple):
@@ -62,6 +58,18 @@ class _Work(NamedTuple):
 
 
 _Computed = tuple[list[Intake], "asyncio.Future[_Work]"]
+
+
+class DrainError(RuntimeError):
+    """What is in work cannot be finished in time; the message says what to look at."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"the batches in work were not settled within {limits.drain_max_s:g} s, and the partitions had to be given"
+            " up: the broker or the disk under worker.data_dir hardly answers. See `headwater doctor` and"
+            " headwater_stage_seconds in /metrics, then start this worker again; nothing that was not settled was"
+            " acknowledged"
+        )
 
 
 class Engine:
@@ -96,6 +104,7 @@ class Engine:
         self._yield_after_ms = 1000 * yield_after_s if yield_after_s else None
         self._thread = ThreadPoolExecutor(1, "headwater-core")
         self._decode_thread = ThreadPoolExecutor(1, "headwater-decode")
+        self._source = source
         self._queue = IntakeQueue(source)
         self._changed = asyncio.Condition()
         self._in_work = 0
@@ -139,11 +148,14 @@ class Engine:
         What is dropped was not acknowledged: its partition's next owner reads it again.
 
         Raises:
-            TimeoutError: the work took longer than ``limits.drain_max_s``.
+            DrainError: the work took longer than ``limits.drain_max_s``.
         """
         async with self._changed:
             self._queue.clear()
-            await asyncio.wait_for(self._changed.wait_for(self._idle), limits.drain_max_s)
+            try:
+                await asyncio.wait_for(self._changed.wait_for(self._idle), limits.drain_max_s)
+            except TimeoutError:
+                raise DrainError from None
             if not self.failed.done():
                 snapshots = self._states.due_snapshots(events=1)
                 await self._checkpoint.settle(Settlement(NO_EFFECTS, snapshots, {}, self._generation))
@@ -160,9 +172,10 @@ class Engine:
             while not self.failed.done():
                 intakes, result = await computed.get()
                 work = await result
-                if len(settling) == _SETTLING_BATCHES:
+                if len(settling) == limits.settling_batches_max:
                     await settling.popleft()
                 self._computing -= 1
+                self._source.set_busy(self._computing > 0)
                 await self._notify()
                 before = settling[-1] if settling else None
                 settling.append(asyncio.create_task(self._settle(intakes, work, before), name="headwater-settlement"))
@@ -211,6 +224,7 @@ class Engine:
                     self._in_work += 1
                     self._events_in_work += _count_events(intakes)
                     self._computing += 1
+                    self._source.set_busy(True)
                     return intakes
                 if not taken:
                     await self._wait_for_chunk()
@@ -218,7 +232,7 @@ class Engine:
     def _may_gather(self) -> bool:
         """A second batch is taken only when it is worth its while: what waits joins fewer lists in one batch."""
         if self._computing:
-            return self._computing < _COMPUTED_BATCHES and len(self._queue) >= self._batch_events_max // 2
+            return self._computing < limits.computed_batches_max and len(self._queue) >= self._batch_events_max // 2
         return bool(self._queue)
 
     async def _wait_for_chunk(self) -> None:

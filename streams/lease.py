@@ -26,8 +26,10 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.conn import CloseReason
+from aiokafka.errors import NodeNotReadyError
 from aiokafka.producer.sender import Sender
 from aiokafka.protocol.group import HeartbeatRequest, SyncGroupRequest
+from aiokafka.protocol.produce import ProduceRequest
 
 from streams.transactions import FencedError
 
@@ -140,6 +142,18 @@ class LeasedProducer(AIOKafkaProducer):
         self._lease = sender.lease = lease
         self._withdrawing: asyncio.Task[None] | None = None
         self._reset_when_closed()
+        self._look_when_connected()
+
+    def _look_when_connected(self) -> None:
+        send, ready, lease = self.client.send, self.client.ready, self._lease
+
+        async def looked(node_id: int, request: Any, **group: Any) -> Any:
+            # To connect may take longer than the lease lasts; to a connection that stands it goes without a pause.
+            if isinstance(request, ProduceRequest) and not (await ready(node_id, **group) and lease.holds):
+                raise NodeNotReadyError(f"node {node_id} was not reached while this worker is surely a member")
+            return await send(node_id, request, **group)
+
+        self.client.send = looked
 
     def _reset_when_closed(self) -> None:
         connect = self.client._get_conn

@@ -3,7 +3,7 @@
 - Faust runs it in a thread with a loop of its own, so that agents which hold up the main one do not hold up heartbeats
   (transport/consumer.py, ``ConsumerThread``). Here the work is in threads and the loop is free; each fetch through two
   queues and two loops under one interpreter lock was a good part of what a small batch takes.
-- Fetches are incremental (``streams.fetching``).
+- Fetches are incremental, and take their time while a batch is computed (``streams.fetching``).
 - Records are handed on as aiokafka's parser made them (aiokafka consumer/fetcher.py copies each into a dataclass
   of eleven fields, at a tenth of an event's whole cost).
 - Changelogs are not read here (``streams.recovery``).
@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
+from aiokafka.consumer import fetcher
 from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.errors import IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError
 from aiokafka.structs import TopicPartition
@@ -28,27 +29,33 @@ from faust.types import TP
 from mode import Service
 from mode.utils.futures import maybe_async
 
-from streams.fetching import use_fetch_sessions
+from streams.fetching import FetchPace, use_fetch_sessions
 from streams.protocol import GroupMember, GroupOffset, commit_as_member, offsets_of_group
+from streams.records import FetchedRecords, next_record
 from streams.transactions import FencedError
 
 __all__ = ["LoopConsumer", "hand_on_parsed_records", "parsed_records_handed_on"]
 
 
 def hand_on_parsed_records() -> None:
-    """Let every aiokafka consumer of this process skip the copy; the parser's record has what ``Record`` asks for."""
+    """Let every aiokafka consumer of this process skip the copy; the parser's record has what ``Record`` asks for.
+
+    None of them ends at a header name that is not UTF-8 (``streams.records``).
+    """
     PartitionRecords._consumer_record = _as_parsed
+    PartitionRecords.__next__ = next_record
+    fetcher.MemoryRecords = FetchedRecords
 
 
 @contextmanager
 def parsed_records_handed_on() -> Generator[None]:
     """The same, for as long as the block runs: in a process with consumers that others have made."""
-    copying = PartitionRecords._consumer_record
+    before = PartitionRecords._consumer_record, PartitionRecords.__next__, fetcher.MemoryRecords
     hand_on_parsed_records()
     try:
         yield
     finally:
-        PartitionRecords._consumer_record = copying
+        PartitionRecords._consumer_record, PartitionRecords.__next__, fetcher.MemoryRecords = before
 
 
 def _as_parsed(self: PartitionRecords, tp: TopicPartition, record: Any) -> Any:
@@ -63,6 +70,10 @@ class LoopConsumer(driver.AIOKafkaConsumerThread):
     app: Any
     member = GroupMember("", -1, "")
     """Who this worker is to its group since the last assignment."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.pace = FetchPace()
 
     # What a service does; Faust's class does it in a thread.
     start = Service.start
@@ -107,7 +118,7 @@ class LoopConsumer(driver.AIOKafkaConsumerThread):
 
     async def on_start(self) -> None:
         await super().on_start()
-        use_fetch_sessions(self._ensure_consumer()._fetcher)
+        use_fetch_sessions(self._ensure_consumer()._fetcher, self.pace)
         self.app.lease.watch(self._ensure_consumer()._coordinator)
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:

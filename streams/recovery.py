@@ -21,9 +21,19 @@ from mode import Service
 
 from streams.transactions import FencedError
 
-__all__ = ["ChunkRecovery", "ChunkTableManager"]
+__all__ = ["ChunkRecovery", "ChunkTableManager", "RecoveryError"]
 
 log = logging.getLogger(__name__)
+
+
+class RecoveryError(RuntimeError):
+    """Events cannot begin to flow; the message says what to look at."""
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(
+            f"the broker did not tell the group's committed offsets within {timeout_s:g} s, so that no event could be"
+            " processed. See `headwater doctor` and the log of the group's coordinator, then start this worker again"
+        )
 
 
 class ChunkRecovery(Recovery):
@@ -47,6 +57,8 @@ class ChunkRecovery(Recovery):
                 if task is None or task.cancelling():
                     raise
             except ServiceStopped:
+                if not self.should_stop:  # mode's word for a wait that took too long, too; one has a bound, the seek's
+                    raise RecoveryError(self.app.conf.broker_request_timeout) from None
                 return
 
     async def _restore(self, generation: int) -> None:

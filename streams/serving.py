@@ -13,14 +13,17 @@ from aiokafka.errors import (
     KafkaError,
     TopicAuthorizationFailedError,
     TransactionalIdAuthorizationFailed,
+    UnsupportedCodecError,
 )
 
 from models.errors import ModelError
 from operators import limits
 from streams.app import Worker, WorkerError
 from streams.clients.errors import ClientError
+from streams.engine import DrainError
 from streams.logs import RepeatFilter
 from streams.reach import not_allowed
+from streams.recovery import RecoveryError
 from streams.resources import SystemLimitError, explained
 from streams.settings import Settings, SettingsError
 from streams.sources import SourceError
@@ -41,8 +44,12 @@ _EXPLAINED = (
     SettingsError,
     ClientError,
     FencedError,
+    DrainError,
+    RecoveryError,
 )
 """Their message says everything."""
+_ONE_LINE = (*_NOT_ALLOWED, *_EXPLAINED, UnsupportedCodecError)
+"""What ends the worker with one line and no traceback."""
 
 
 async def _serve(settings: Settings) -> None:
@@ -91,6 +98,12 @@ async def _serve_or_exit(settings: Settings) -> NoReturn:
         log.error("%s", error)
     except _NOT_ALLOWED as error:
         log.error("%s", not_allowed(settings.broker, error))
+    except UnsupportedCodecError as error:
+        log.error(
+            "records of a topic are compressed in a way that this installation cannot read: %s; nothing of the batch in"
+            " work was acknowledged. Install headwater anew, with its dependencies, and start again",
+            error,
+        )
     except KafkaError as error:
         log.error(
             "the broker refused a request of the worker: %s; nothing of the batch in work was acknowledged."
@@ -108,7 +121,7 @@ async def _serve_or_exit(settings: Settings) -> NoReturn:
 
 def _is_not_explained(record: logging.LogRecord) -> bool:
     """Keep out what the client and Faust's services log, one after the other, of what ends the worker in one line."""
-    if record.exc_info is not None and isinstance(record.exc_info[1], (*_NOT_ALLOWED, *_EXPLAINED)):
+    if record.exc_info is not None and isinstance(record.exc_info[1], _ONE_LINE):
         return False
     return not (record.name.startswith("aiokafka") and "AuthorizationFailedError" in record.getMessage())
 

@@ -26,6 +26,7 @@ COVISITATION_KEY: Final = b"\x00covisitation-"
 """Before the name of a part of a partition's co-visitation."""
 
 _NO_SOURCES: Final[Sources] = MappingProxyType({})
+_BATCHES_IN_WORK_MAX: Final = limits.computed_batches_max + limits.settling_batches_max
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +34,8 @@ log = logging.getLogger(__name__)
 class States:
     """User states and popularity of the open partitions. One thread uses it at a time.
 
-    The cache never drops a user whose batch may still be in settlement: it drops the least recently used, and
-    it holds more users than the batches in work can touch.
+    The cache never drops a user whose batch may still be in settlement, and who would come back from the store
+    without its events: it drops the least recently used, and it holds all users that the batches in work can touch.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class States:
         self._partitions = partitions
         self._plain_ids = plain_ids
         self._cache: OrderedDict[UserKey, UserState] = OrderedDict()
-        self._cache_users_max = max(cache_users_max, 4 * limits.batch_events_max)
+        self._cache_users_max = max(cache_users_max, _BATCHES_IN_WORK_MAX * limits.batch_events_max)
         self._popularity: dict[int, Popularity] = {}
         self._covisitation: dict[int, LiveCoVisitation] = {}
         self._keeps_covisitation = keeps_covisitation

@@ -115,9 +115,10 @@ class StateStore:
             database = self._databases.pop(partition, None)
             if database is not None:
                 with self._explained(partition):
-                    database.flush()
                     if partition in self._stained:
-                        self._compact(partition, database)
+                        self._clean(partition, database)
+                    else:
+                        database.flush()
                     database.close()
 
     def close_all(self) -> None:
@@ -149,15 +150,18 @@ class StateStore:
     def write(self, partition: int, changes: Iterable[tuple[bytes, bytes | None]], offset: int) -> None:
         """Apply changes (None deletes) and the changelog offset in one atomic WriteBatch."""
         batch = WriteBatch(raw_mode=True)
+        deletes = False
         for key, value in changes:
             if value is None:
                 batch.delete(key)
-                self._stained.add(partition)
+                deletes = True
             else:
                 batch.put(key, value)
         batch.put(OFFSET_KEY, offset.to_bytes(8, "little", signed=True))
         with self._explained(partition):
             self._database(partition).write(batch, self._write_options)
+        if deletes:  # noted when it is in the memtable: a scrub that runs meanwhile may have missed it
+            self._stained.add(partition)
 
     def set_bulk(self, partition: int, is_bulk: bool) -> None:
         """Compact an open partition's files less often while much is written, or as usual again."""
@@ -177,21 +181,25 @@ class StateStore:
     def scrub(self, partitions: Iterable[int] = ()) -> None:
         """Rewrite the files of ``partitions`` and of every partition with deletions, so that no deleted byte is left.
 
-        The whole partition: RocksDB writes the ends of a narrower range to its manifest.
+        The whole partition: RocksDB writes the ends of a narrower range to its manifest. Writes may go on meanwhile.
         """
         for partition in {*partitions, *self._stained}:
             with self._closing:
                 database = self._databases.get(partition)
                 if database is not None:
                     with self._explained(partition):
-                        database.flush()
-                        self._compact(partition, database)
+                        self._clean(partition, database)
 
-    def _compact(self, partition: int, database: Rdict) -> None:
+    def _clean(self, partition: int, database: Rdict) -> None:
+        self._stained.discard(partition)
         options = CompactOptions()
         options.set_bottommost_level_compaction(BottommostLevelCompaction.force())
-        database.compact_range(None, None, options)
-        self._stained.discard(partition)
+        try:
+            database.flush()
+            database.compact_range(None, None, options)
+        except BaseException:
+            self._stained.add(partition)
+            raise
 
     def size_bytes(self) -> int:
         """Bytes on disk."""

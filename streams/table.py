@@ -12,6 +12,7 @@ Every change to Faust's tables lives here; each names what it replaces (faust-st
 # pyright: reportUnknownMemberType=false
 # Faust's Table and Store are not typed throughout.
 
+import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
@@ -53,12 +54,16 @@ class UserStore(Store):  # type: ignore[type-arg]  # Faust's generic parameters 
         topic = self.table.changelog_topic.get_topic_name()
         wanted = {tp.partition for tp in assigned if tp.topic == topic}
         try:
-            for partition in self.store.partitions - wanted:
-                self.store.close(partition)
-            for partition in sorted(wanted):
-                self.store.open(partition)
+            # To close may flush and rewrite whole partitions, and heartbeats must go on.
+            await asyncio.to_thread(self._hold, wanted)
         except Exception as error:
             self._fail(error)
+
+    def _hold(self, wanted: set[int]) -> None:
+        for partition in self.store.partitions - wanted:
+            self.store.close(partition)
+        for partition in sorted(wanted):
+            self.store.open(partition)
 
     def apply_changelog_batch(self, batch: Iterable[Any], to_key: Any, to_value: Any) -> None:
         raise NotImplementedError("the changelog is read by the restorer")

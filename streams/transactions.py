@@ -48,14 +48,21 @@ _CONCURRENT_BACKOFF_S: Final = 0.002
 _RETRY_BACKOFF_MS: Final = 10
 
 
-class FencedError(RuntimeError):
-    """Another worker has this one's partitions; nothing of the batch was committed."""
+_GROUP_HAS_MOVED_ON: Final = (
+    "another worker has taken this one's partitions: it was stopped or cut off for longer than worker.session_timeout_s"
+)
+_TRANSACTION_WAS_ENDED: Final = (
+    "the broker has ended this worker's transaction: either it was not committed within"
+    f" {limits.transaction_timeout_ms / 1000:g} s, because the broker or this machine stood still, or another worker"
+    " has taken this one's partitions, because it was stopped or cut off for longer than worker.session_timeout_s"
+)
 
-    def __init__(self) -> None:
-        super().__init__(
-            "another worker has taken this one's partitions: it was stopped or cut off for longer than"
-            " worker.session_timeout_s. Nothing of the batch in work was committed; start it again"
-        )
+
+class FencedError(RuntimeError):
+    """The broker takes nothing more of this worker; nothing of the batch was committed."""
+
+    def __init__(self, why: str = _GROUP_HAS_MOVED_ON) -> None:
+        super().__init__(f"{why}. Nothing of the batch in work was committed; start this worker again")
 
 
 class _OffsetRows(NamedTuple):
@@ -171,7 +178,7 @@ class TransactionalProducer(AIOKafkaProducer):
         """What is sent inside is committed with ``offsets`` (next offset by source partition), or not at all.
 
         Raises:
-            FencedError: the group has moved on without this member.
+            FencedError: the group has moved on without this member, or the broker has ended the transaction.
             KafkaError: the broker refused something.
         """
         async with self._in_transaction:
@@ -192,7 +199,7 @@ class TransactionalProducer(AIOKafkaProducer):
                 await asyncio.gather(committing, return_exceptions=True)
             await self.commit_transaction()
         except (ProducerFenced, InvalidTxnState):
-            raise FencedError from None
+            raise FencedError(_TRANSACTION_WAS_ENDED) from None
         except BaseException:  # a settlement that is cancelled leaves no transaction open either
             await self._end()
             raise

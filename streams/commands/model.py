@@ -23,7 +23,11 @@ def train(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="Of ml1m, beauty, toys: a user and the items in time order on each line."),
+        typer.Option(
+            "--data",
+            help="Of ml1m, beauty, toys: a user and the items in time order on each line; of events: a file that"
+            " `headwater replay` reads.",
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Else as many as the data set needs.")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,

@@ -40,7 +40,7 @@ def topics_list(ctx: typer.Context, as_json: Json = False) -> None:
 
 def topics_acls(
     ctx: typer.Context,
-    role: Annotated[Role, typer.Argument(help="worker, producer or reader.")],
+    role: Annotated[Role, typer.Argument(help="worker, producer, catalog, reader or eraser.")],
     principal: Annotated[
         str | None, typer.Option("--principal", help="Such as User:ada; User:ROLE without it.")
     ] = None,

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import msgspec
+from faust.types import TP
 
 from operators import state
 from operators.batches import Chunk, decode_chunks
@@ -140,9 +141,9 @@ class World:
         require(value is None or newer, f"a receipt of {key!r}, of whom the changelog has older events")
         require(newer or key not in self.compacted("lists"), f"a receipt of {key!r}, who still has a list")
 
-    def settle(self, topic: str, offset: int) -> None:
+    def settle(self, tp: TP, offset: int) -> None:
         self.tick()
-        self.committed[topic] = offset
+        self.committed[tp.topic] = offset
 
     # -- the worker
     def batch(self) -> None:
@@ -160,7 +161,7 @@ class World:
         popularity = self.states.popularity({0})
         options: dict[str, Any] = {"topics": SOURCES, "withdrawn": frozenset(), "now_ms": NOW_MS}
         effects = process_batch(batch, states, popularity, ENCODER, _POLICY, **options)
-        offsets: dict[Any, int] = {chunk.topic: self.positions[chunk.topic] for chunk in chunks}
+        offsets: dict[Any, int] = {TP(chunk.topic, 0): self.positions[chunk.topic] for chunk in chunks}
 
         async def settle() -> None:
             with ThreadPoolExecutor(1) as executor:

@@ -306,6 +306,14 @@ def test_dead_letters(code: RejectCode, reason: str, offset: int) -> None:
     assert (told["dl_partition"], told["dl_offset"]) == ("7", str(offset))
 
 
+def test_what_a_dead_letter_says_of_a_record_that_is_too_large_is_described() -> None:
+    record = Record(0, b"k" * 3_000_000, b"v" * 3_000_000, [("trace", b"t")])
+    headers = headers_of(DeadLetter("view", 0, record, Rejected("schema", "why")))
+    told = {name: value.decode() for name, value in headers}
+    assert told.keys() == _schema("DeadLetterHeaders")["properties"].keys()
+    header_validator("deadLetter").validate(told)
+
+
 @pytest.mark.parametrize("reason", ["x" * 2_000, "é" * 2_000, "x" + "é" * 2_000, "😀" * 500])
 def test_a_long_reason_stays_text_within_its_bound(reason: str) -> None:
     record = Record(0, None, None, [])

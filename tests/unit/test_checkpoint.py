@@ -1,31 +1,33 @@
 """Settlement: delivered, then stored, then acknowledged; whatever fails leaves the steps after it undone."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka.producer.message_accumulator import BatchBuilder
 from faust.types import TP
 
+from operators import limits
 from operators.batches import DeadLetter, UserKey
 from operators.events import Rejected
-from operators.process import Counts, Effects, Publish, PutState
+from operators.process import Counts, Effects, Erase, Publish, PutState
 from streams.checkpoint import Checkpoint, Settlement, Targets
 from tests.fakes import FakeRecord
 
 TARGETS = Targets("changelog", "lists", 2, "dead", 1)
 ANN, BOB = UserKey(0, b"ann"), UserKey(3, b"bob")
 BATCH_RECORDS_MAX = 3
-VALUE_BYTES_MAX = 100
+BATCH_BYTES_MAX = 100
 
 Sent = dict[tuple[str, int], list[tuple[bytes | None, bytes | None, Any]]]
 
 
 class FakeBatch:
-    """A produce batch of three records; a record of more than 100 bytes fits none."""
+    """A produce batch of three records, whose values have 100 bytes at most together; it takes any first record."""
 
     def __init__(self) -> None:
         self.records: list[tuple[bytes | None, bytes | None, Any]] = []
@@ -34,7 +36,8 @@ class FakeBatch:
     def append(self, *, key: bytes | None, value: bytes | None, timestamp: int | None, headers: Any) -> object | None:
         assert not self.closed
         assert timestamp is None
-        if len(self.records) == BATCH_RECORDS_MAX or len(value or b"") > VALUE_BYTES_MAX:
+        size = sum(len(of_record or b"") for _, of_record, _ in self.records) + len(value or b"")
+        if self.records and (len(self.records) == BATCH_RECORDS_MAX or size > BATCH_BYTES_MAX):
             return None
         self.records.append((key, value, headers))
         return object()
@@ -90,6 +93,9 @@ class World:
             raise self.store_error
         self.log.append(("stored", partition))
         self.stored[partition] = (list(changes), offset)
+
+    def scrub(self, partitions: Iterable[int]) -> None:
+        self.log.append(("scrubbed", *partitions))
 
     # -- the offsets
     def settle(self, tp: Any, offset: int) -> None:
@@ -305,6 +311,38 @@ def test_transactions_do_not_overlap() -> None:
     run(world, use, OneAtATime())
 
 
+class Noting(OneAtATime):
+    """What each transaction commits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.committed: list[dict[Any, int]] = []
+
+    def transaction(self, generation: int, offsets: Mapping[Any, int]) -> Any:
+        self.committed.append(dict(offsets))
+        return super().transaction(generation, offsets)
+
+
+def test_only_the_requests_wait_for_the_receipts() -> None:
+    """Else a kill in between would make the lists and dead letters of a whole batch be committed twice."""
+    world, group = World(), Noting()
+    events, requests = {TP("view", 3): 21, TP("click", 0): 5}, {TP("erase", 3): 8}
+    erased = Erase(BOB, (b"husk", b"h"), 8, (b"r", b"{}"))
+    settlement = Settlement(effects([PutState(ANN, b"a1")])._replace(erasures=[erased]), [], {**events, **requests})
+
+    async def use(checkpoint: Checkpoint) -> None:
+        await checkpoint.settle(settlement)
+
+    run(world, use, group)
+    first, second = group.committed
+    assert first == events
+    assert second == {TP("view", 3): 21, **requests}  # and of its partition, so that it can be fenced
+    assert [entry[0] for entry in world.log if entry[0] != "delivered"] == ["stored"] * 2 + ["scrubbed"] + [
+        "settled"
+    ] * 3
+    assert world.offsets == settlement.offsets
+
+
 class NoMember:
     """A group that this worker is no member of."""
 
@@ -363,12 +401,30 @@ def test_a_dead_letter_is_the_record_as_it_was_a_tombstone_too() -> None:
     assert world.offsets == {("view", 2): 8}
 
 
-def test_a_record_that_fits_no_produce_batch_is_an_error_that_names_its_size() -> None:
+def test_a_record_that_is_larger_than_a_produce_batch_is_a_batch_of_its_own() -> None:
     world = World()
-    fits, does_not = PutState(ANN, b"s" * VALUE_BYTES_MAX), PutState(UserKey(0, b"eve"), b"s" * (VALUE_BYTES_MAX + 1))
-    with pytest.raises(ValueError, match="a record of 101 bytes does not fit"):
-        settle(world, Settlement(effects([fits, does_not]), [], {("view", 0): 8}))
-    assert world.untouched
+    sizes = [1, BATCH_BYTES_MAX + 1, 1, 1]
+    puts = [PutState(UserKey(0, b"user-%d" % n), b"s" * size) for n, size in enumerate(sizes)]
+    settle(world, Settlement(effects(puts), [], {("view", 0): 8}))
+    assert [len(value or b"") for _, value, _ in world.sent["changelog", 0]] == sizes
+    assert [entry[0] for entry in world.log] == ["delivered"] * 3 + ["stored", "settled"]
+
+
+def test_the_fake_batch_takes_what_one_of_aiokafka_takes() -> None:
+    def taken(batch: Any) -> list[bool]:
+        values = [b"s" * (BATCH_BYTES_MAX + 1), b"s"]
+        return [batch.append(key=b"k", value=value, timestamp=None, headers=[]) is not None for value in values]
+
+    assert taken(FakeBatch()) == taken(BatchBuilder(BATCH_BYTES_MAX, 0)) == [True, False]
+
+
+def test_a_dead_letter_of_a_key_that_is_too_large_is_cut() -> None:
+    world = World()
+    key = b"k" * (limits.dead_letter_record_bytes_max + 1)
+    settle(world, Settlement(effects(dead=[letter(2, b"?", key)]), [], {("view", 2): 8}))
+    ((sent_key, value, headers),) = world.sent["dead", 0]
+    assert (sent_key, value) == (key[:-2], b"?")
+    assert dict(headers)["dl_key_truncated_from"] == b"%d" % len(key)
 
 
 def test_nothing_to_deliver_still_acknowledges() -> None:

@@ -12,6 +12,7 @@ from operators.batches import UserKey
 from operators.candidates.popularity import Popularity
 from operators.state import StateError
 from streams.clock import now_ms
+from streams.engine import DrainError
 from streams.sources import SOURCES_KEY
 from streams.states import POPULARITY_KEY, States
 from tests.fakes import NOW_MS, record
@@ -86,6 +87,34 @@ def test_only_so_many_batches_are_in_work_and_each_settles_after_the_one_before(
     run(scenario)
 
 
+def test_a_user_of_a_batch_in_work_does_not_come_back_from_the_store_without_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "batch_events_max", 1)  # so that the least cache holds a user for each batch in work
+
+    async def scenario(bench: Bench) -> None:
+        bench.engine._states = States(bench.store, 4, 1)  # pyright: ignore[reportPrivateUsage]
+        bench.checkpoint.hold()
+        users = ["ann", "bob", "cyd", "dan", "eve", "ann"]
+        for offset, user in enumerate(users):
+            await bench.submit(offset, user=user)
+        await bench.until(lambda: bench.encoder.step_calls == len(users))
+        assert not bench.checkpoint.ended, "nothing is stored yet"
+        bench.checkpoint.let()
+        await bench.until_ended(len(users))
+        stored = {put.user.key: put.value for settled in bench.checkpoint.ended for put in settled.effects.puts}
+        items = {key: state.decode(value).history_items for key, value in stored.items()}
+        assert items == {
+            b"ann": ["item-0", "item-5"],
+            b"bob": ["item-1"],
+            b"cyd": ["item-2"],
+            b"dan": ["item-3"],
+            b"eve": ["item-4"],
+        }
+
+    run(scenario)
+
+
 def test_a_second_batch_is_taken_early_only_when_it_is_half_full() -> None:
     async def scenario(bench: Bench) -> None:
         computing, goes_on = threading.Event(), threading.Event()
@@ -105,9 +134,11 @@ def test_a_second_batch_is_taken_early_only_when_it_is_half_full() -> None:
         assert len(bench.engine._queue) == 2
         await bench.submit(3)
         await bench.until(lambda: len(bench.engine._queue) == 0)
+        assert bench.is_busy, "the source was not told that it may take its time"
         goes_on.set()
         await bench.until_ended(2)
         assert view_offsets(bench.checkpoint.ended) == [1, 4]
+        assert not bench.is_busy
 
     run(scenario, batch_events_max=6)
 
@@ -316,7 +347,7 @@ def test_a_drain_gives_up_on_a_settlement_that_hangs(monkeypatch: pytest.MonkeyP
         bench.checkpoint.hold()
         await bench.submit(0)
         await bench.until(lambda: len(bench.checkpoint.begun) == 1)
-        with pytest.raises(TimeoutError):
+        with pytest.raises(DrainError, match=rf"not settled within {PATIENCE_S:g} s.*broker or the disk.*doctor"):
             await bench.engine.drain()
         assert not bench.checkpoint.ended
 

@@ -9,8 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka.errors import NodeNotReadyError
 from aiokafka.producer.sender import Sender
 from aiokafka.protocol.group import HeartbeatRequest, LeaveGroupRequest
+from aiokafka.protocol.produce import ProduceRequest
 
 from streams.lease import LeasedProducer, SessionLease
 from streams.transactions import FencedError
@@ -122,6 +124,40 @@ def test_a_batch_waits_for_the_lease_and_fails_when_it_is_over(
     asyncio.run(produce())
     assert len(sent) == 2
     assert [type(error) for error in failed] == [FencedError]
+
+
+def test_a_batch_that_had_to_connect_first_is_not_sent_without_the_lease(lease: SessionLease, clock: Clock) -> None:
+    """The first to connect again after a cut may be one that was let go before it."""
+    sent: list[Any] = []
+    requests: tuple[Any, ...] = (ProduceRequest(None, -1, 1_000, []), HeartbeatRequest("group", 1, "member"))
+
+    async def scenario() -> None:
+        producer: Any = LeasedProducer(lease, bootstrap_servers="127.0.0.1:1")
+        producer._closed = True
+        takes_s: list[float] = [0.0]
+
+        async def ready(_node: int, **_: Any) -> bool:
+            clock.now += takes_s[-1]
+            return takes_s[-1] < 60
+
+        async def send(_node: int, request: Any, **_: Any) -> None:
+            sent.append(request)
+
+        producer.client.send, producer.client.ready = send, ready
+        producer._look_when_connected()
+        lease.note(100.0, 0)
+        for request in requests:
+            await producer.client.send(1, request)
+        assert sent == [*requests]
+        for connecting_s in (20.0, 60.0):
+            takes_s.append(connecting_s)
+            lease.note(clock.now, 0)
+            with pytest.raises(NodeNotReadyError):
+                await producer.client.send(1, requests[0])
+        await producer.client.send(1, requests[1])
+
+    asyncio.run(scenario())
+    assert sent == [*requests, requests[1]]
 
 
 def test_it_lapses_by_the_clock_or_by_word_and_not_before_it_has_held() -> None:

@@ -16,7 +16,8 @@ def test_all_names_every_bound_with_its_unit_and_no_other() -> None:
 
 def test_a_chunk_fits_a_batch_and_the_batches_in_work_fit_the_cache() -> None:
     assert limits.chunk_records_max <= limits.batch_events_max
-    assert limits.cache_users_max >= 4 * limits.batch_events_max
+    in_work = limits.computed_batches_max + limits.settling_batches_max
+    assert limits.cache_users_max >= in_work * limits.batch_events_max
 
 
 def test_a_popularity_snapshot_of_the_longest_ids_fits_a_produce_batch() -> None:

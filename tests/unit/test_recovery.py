@@ -12,11 +12,12 @@ import pytest
 from aiokafka.errors import IllegalStateError
 from faust.types import TP
 
-from streams.recovery import ChunkRecovery, ChunkTableManager
+from streams.recovery import ChunkRecovery, ChunkTableManager, RecoveryError
 from streams.store import StoreError
 from streams.transactions import FencedError
 
 GENERATION = 4
+SEEK_TIMEOUT_S = 0.2
 
 
 class FakeRestorer:
@@ -54,7 +55,7 @@ class Recovery(ChunkRecovery):
     def __init__(self, *, exactly_once: bool = False) -> None:
         self.calls: list[Any] = []
         self.restorer, self.consumer = FakeRestorer(self.calls), FakeConsumer(self.calls)
-        conf = SimpleNamespace(stream_recovery_delay=0.0)
+        conf = SimpleNamespace(stream_recovery_delay=0.0, broker_request_timeout=SEEK_TIMEOUT_S)
         app: Any = SimpleNamespace(
             conf=conf, restorer=self.restorer, chunk_consumer=self.consumer, exactly_once=exactly_once
         )
@@ -63,9 +64,12 @@ class Recovery(ChunkRecovery):
         self._generation_id = GENERATION
         self.completed_generations: list[int] = []
         self.settled = asyncio.Event()
+        self.seeks_at_once = True
 
     async def on_recovery_completed(self, generation_id: int = 0) -> None:
         self.calls.append("complete")
+        if not self.seeks_at_once:  # as Faust does it
+            await self._wait(asyncio.Event().wait(), timeout=self.app.conf.broker_request_timeout)
         self.completed_generations.append(generation_id)
         self.settled.set()
 
@@ -179,6 +183,30 @@ def test_a_state_that_cannot_be_restored_ends_the_service() -> None:
         with pytest.raises(StoreError):
             await asyncio.wait_for(task, 10)
         assert not recovery.completed_generations
+
+    recovering(use)
+
+
+def test_a_seek_that_takes_too_long_ends_the_service_with_what_to_look_at() -> None:
+    # mode reports it as a stop, of which nobody would hear: the worker would be alive and process nothing.
+    async def use(recovery: Recovery, task: "asyncio.Task[None]") -> None:
+        recovery.seeks_at_once = False
+        recovery.signal_recovery_start.set()
+        with pytest.raises(RecoveryError, match=r"committed offsets within 0\.2 s.*headwater doctor"):
+            await asyncio.wait_for(task, 10)
+        assert not recovery.completed_generations
+
+    recovering(use)
+
+
+def test_a_stop_while_it_seeks_ends_the_task_without_a_word() -> None:
+    async def use(recovery: Recovery, task: "asyncio.Task[None]") -> None:
+        recovery.seeks_at_once = False
+        recovery.signal_recovery_start.set()
+        await asyncio.sleep(SEEK_TIMEOUT_S / 4)
+        assert recovery.calls[-1] == "complete"
+        recovery._stopped.set()
+        await asyncio.wait_for(task, 10)
 
     recovering(use)
 

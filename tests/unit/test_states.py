@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from operators import limits, state
@@ -12,12 +11,13 @@ from operators.batches import UserKey
 from operators.candidates.popularity import Popularity
 from operators.columns import Columns
 from operators.companions import Visits
+from operators.fresh import fresh_by_partition
 from operators.partition import partition_of
 from operators.state import StateError, UserState
 from streams.sources import SOURCES_KEY, SourceError
 from streams.states import POPULARITY_KEY, States
 from streams.store import StateStore
-from tests.fakes import past
+from tests.fakes import event, past
 
 PARTITIONS = 4
 
@@ -72,7 +72,7 @@ def test_forgetting_goes_back_to_the_store(store: StateStore) -> None:
 
 def test_the_least_recently_used_leave_and_never_one_of_the_batches_in_work(store: StateStore) -> None:
     states = States(store, PARTITIONS, 1)  # less than the batches in work can touch: the floor holds
-    floor = 4 * limits.batch_events_max
+    floor = (limits.computed_batches_max + limits.settling_batches_max) * limits.batch_events_max
     users = [user(f"user-{n}") for n in range(floor)]
     loaded = states.load(users)
     assert len(states) == floor
@@ -172,8 +172,10 @@ def test_co_visitation_comes_back_from_the_store_where_it_is_kept(store: StateSt
     followed = states.covisitation([1])
     assert followed is not None
     states.popularity([1])[1].extend([("milk", 1_000), ("tea", 2_000)])
-    visits = Visits(followed, [(1, b"ann")], [UserState()], drop_seen=False)
-    shown = visits.learned([[("milk", 1_000), ("tea", 2_000), ("milk", 3_000)]], [np.arange(3)], [0, 3]).of_user(0)
+    seen = [event(n, item, 1_000 * (n + 1)) for n, item in enumerate(("milk", "tea", "milk"))]
+    new = [[(one.item_id, one.timestamp_ms) for one in seen]]
+    fresh = fresh_by_partition([(1, b"ann")], new, Columns.of(seen), [0, 3])
+    shown = Visits(followed, [UserState()], drop_seen=False).learned(fresh).of_user(0)
     assert {item for item, _, _ in shown} == {"milk", "tea"}
     kept, due = followed[1], states.due_snapshots(events=1)
     assert all(partition == 1 and key[:1] == b"\x00" for partition, key, _ in due)

@@ -1,11 +1,13 @@
 """RocksDB behind ``StateStore``: round trips, locks, and a crash at any moment."""
 
+# pyright: reportPrivateUsage=false
+
 import secrets
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -239,3 +241,52 @@ def test_a_scrub_leaves_no_byte_of_what_was_deleted(store: StateStore, place: st
     assert store.get(0, victim) is None
     assert store.load(0, keys[1:3] if place == "first" else keys[:2]) != [None, None]
     assert store.offset(0) == 3
+
+
+class Meddled:
+    """A database in which something happens at a compaction, in its place or at its end."""
+
+    def __init__(self, database: Any, happens: Callable[[], None], *, is_compacted: bool) -> None:
+        self._database = database
+        self._happens = happens
+        self._is_compacted = is_compacted
+
+    def compact_range(self, *arguments: Any) -> None:
+        if self._is_compacted:
+            self._database.compact_range(*arguments)
+        self._happens()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+
+def test_what_is_deleted_while_a_scrub_runs_is_scrubbed_the_next_time(store: StateStore) -> None:
+    mark = secrets.token_bytes(24)
+    store.write(0, [(b"ann", secrets.token_bytes(48) + mark), (b"bob", b"b")], 0)
+    store.flush()
+    databases: dict[int, Any] = store._databases
+    plain = databases[0]
+    databases[0] = Meddled(plain, lambda: store.write(0, [(b"ann", None)], 1), is_compacted=True)
+    store.scrub({0})
+    assert _named_in(store.directory, mark)
+    databases[0] = plain
+    store.scrub()
+    assert not _named_in(store.directory, mark)
+
+
+def test_a_scrub_that_fails_is_made_up_for(store: StateStore) -> None:
+    def fail() -> None:
+        raise OSError(28, "No space left on device")
+
+    mark = secrets.token_bytes(24)
+    store.write(0, [(b"ann", secrets.token_bytes(48) + mark), (b"bob", b"b")], 0)
+    store.flush()
+    store.write(0, [(b"ann", None)], 1)
+    databases: dict[int, Any] = store._databases
+    plain = databases[0]
+    databases[0] = Meddled(plain, fail, is_compacted=False)
+    with pytest.raises(StoreError, match="partition 0"):
+        store.scrub()
+    databases[0] = plain
+    store.scrub()
+    assert not _named_in(store.directory, mark)

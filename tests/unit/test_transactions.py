@@ -66,7 +66,7 @@ def test_what_fails_inside_is_aborted_and_told() -> None:
 def test_offsets_of_a_generation_that_is_over_abort_what_was_sent() -> None:
     async def use(producer: Scripted) -> None:
         producer.on_offsets = raising(FencedError())
-        with pytest.raises(FencedError):
+        with pytest.raises(FencedError, match=r"^another worker has taken"):
             await _empty(producer)
 
     producer = scripted(use)
@@ -78,7 +78,7 @@ def test_offsets_of_a_generation_that_is_over_abort_what_was_sent() -> None:
 def test_a_producer_whose_id_is_another_s_is_fenced(error: Exception, step: str) -> None:
     async def use(producer: Scripted) -> None:
         setattr(producer, step, raising(error))
-        with pytest.raises(FencedError):
+        with pytest.raises(FencedError, match=r"not committed within 60 s.* or another worker has taken"):
             await _empty(producer)
         assert "abort" not in producer.calls, "it has nothing to end any more"
 

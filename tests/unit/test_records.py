@@ -1,0 +1,198 @@
+"""Fetched records whose header names are not UTF-8: each is read, once, and so are all the others of the fetch."""
+
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+# aiokafka keeps its fetcher to itself, and does not type it.
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import pytest
+from aiokafka.consumer import fetcher
+from aiokafka.errors import CorruptRecordException
+from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
+from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
+from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.structs import TopicPartition
+
+from streams.loop_consumer import parsed_records_handed_on
+from tests.raw_names import RAW_NAME, READ_NAME, STAND_IN, put_raw_names
+
+VIEW = TopicPartition("view", 0)
+BAD, GOOD = (STAND_IN, b"x"), ("trace", b"x")
+_ABORT_KEY = b"\x00\x00\x00\x00"
+
+
+class Record(NamedTuple):
+    """What a batch is built of."""
+
+    key: bytes | None = b"k"
+    value: bytes | None = b"v"
+    timestamp_ms: int = 1_700_000_000_000
+    headers: Sequence[tuple[str, bytes | None]] = ()
+
+
+@pytest.fixture(autouse=True)
+def handed_on() -> Iterator[None]:
+    with parsed_records_handed_on():
+        yield
+
+
+def batch(
+    base_offset: int,
+    records: Sequence[Record],
+    *,
+    producer: int = -1,
+    control: bool = False,
+    log_time: bool = False,
+    compress: bool = False,
+) -> bytes:
+    """A batch as a broker stores it; of a transaction where it has a ``producer``."""
+    builder = DefaultRecordBatchBuilder(2, 0, producer >= 0, producer, 0, 0, 1 << 20)
+    for n, one in enumerate(records):
+        builder.append(n, one.timestamp_ms, one.key, one.value, list(one.headers))
+    built = builder.build()
+    built[22] |= 0x20 * control | 0x08 * log_time
+    return bytes(put_raw_names(bytes(built), base_offset=base_offset, compress=compress))
+
+
+def fetched(
+    *batches: bytes, offset: int = 0, aborted: Sequence[tuple[int, int]] = (), crcs: bool = True
+) -> "fetcher.PartitionRecords":
+    """What a consumer of committed records makes of a fetch from ``offset``."""
+    records = fetcher.MemoryRecords(b"".join(batches))
+    return fetcher.PartitionRecords(VIEW, records, list(aborted), offset, None, None, crcs, fetcher.READ_COMMITTED)
+
+
+def offsets(records: "fetcher.PartitionRecords") -> list[int]:
+    return [record.offset for record in records]
+
+
+def test_aiokafkas_parser_ends_at_such_a_name() -> None:
+    with pytest.raises(UnicodeDecodeError):
+        list(DefaultRecordBatch(batch(0, [Record(headers=[BAD])])))
+
+
+def test_the_bytes_are_as_a_broker_has_them() -> None:
+    made = batch(7, [Record(headers=[BAD])])
+    assert RAW_NAME in made
+    assert DefaultRecordBatch(made).validate_crc()
+    assert DefaultRecordBatch(made).base_offset == 7
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_every_record_of_the_fetch_is_read_once(compress: bool) -> None:
+    first, last = batch(10, [Record()] * 3), batch(20, [Record()] * 2)
+    bad = [Record(headers=[GOOD]), Record(b"bad", b"whole", headers=[GOOD, BAD]), Record(headers=[BAD]), Record()]
+    records = fetched(first, batch(13, bad, compress=compress), last, offset=10)
+    read = list(records)
+    assert [record.offset for record in read] == [10, 11, 12, 13, 14, 15, 16, 20, 21]
+    assert (read[4].key, read[4].value, read[4].headers) == (b"bad", b"whole", [GOOD, (READ_NAME, b"x")])
+    assert read[5].headers == [(READ_NAME, b"x")]
+    assert read[3].headers == [GOOD]
+    assert records.next_fetch_offset == 22
+
+
+@pytest.mark.parametrize(("offset", "left"), [(0, [0, 1, 2, 3]), (1, [1, 2, 3]), (2, [2, 3]), (3, [3])])
+def test_reading_begins_at_any_offset_of_the_batch(offset: int, left: list[int]) -> None:
+    bad = [Record(), Record(headers=[BAD]), Record()]
+    assert offsets(fetched(batch(0, bad), batch(3, [Record()]), offset=offset)) == left
+
+
+def test_each_batch_of_a_fetch_may_have_one() -> None:
+    assert offsets(fetched(*(batch(n, [Record(headers=[BAD])]) for n in range(5)))) == [0, 1, 2, 3, 4]
+
+
+def test_a_batch_of_before_kafka_0_11_may_stand_behind_it() -> None:
+    builder = LegacyRecordBatchBuilder(1, 0, 1 << 20)
+    builder.append(0, 1_700_000_000_000, b"k", b"v")
+    old = (1).to_bytes(8, "big") + bytes(builder.build())[8:]
+    assert offsets(fetched(batch(0, [Record(headers=[BAD])]), old)) == [0, 1]
+
+
+def test_records_come_in_parts() -> None:
+    records = fetched(batch(0, [Record(), Record(headers=[BAD]), Record()]), batch(3, [Record(headers=[BAD])]))
+    read = [next(records).offset for _ in range(4)]
+    assert read == [0, 1, 2, 3]
+    with pytest.raises(StopIteration):
+        next(records)
+
+
+@pytest.mark.parametrize("bad", [0, 1, 3, 4, 5, 7])
+def test_aborted_transactions_stay_unread(bad: int) -> None:
+    def pair(place: int, base_offset: int, producer: int) -> bytes:
+        return batch(base_offset, [Record(headers=[BAD] if place == bad else []), Record()], producer=producer)
+
+    log = [
+        pair(0, 0, producer=1),
+        pair(1, 2, producer=2),
+        batch(4, [Record(_ABORT_KEY)], producer=1, control=True),
+        pair(3, 5, producer=1),
+        pair(4, 7, producer=-1),
+        pair(5, 9, producer=3),
+        batch(11, [Record(_ABORT_KEY)], producer=3, control=True),
+        pair(7, 12, producer=3),
+    ]
+    records = fetched(*log, aborted=[(1, 0), (3, 9)])
+    assert offsets(records) == [2, 3, 5, 6, 7, 8, 12, 13]
+    assert records.next_fetch_offset == 14
+
+
+def test_only_such_records_may_be_left_of_a_compacted_batch_and_lie_below_the_position() -> None:
+    compacted = bytearray(batch(0, [Record(headers=[BAD])]))
+    compacted[26] = 2  # its last offset, whose record is gone
+    records = fetched(bytes(compacted), offset=1, crcs=False)
+    assert offsets(records) == []
+    assert records.next_fetch_offset == 3
+
+
+def test_all_else_is_read_as_by_aiokafkas_parser() -> None:
+    rng = random.Random(1)
+    for _ in range(50):
+        whole = batch(3, [_drawn(rng) for _ in range(rng.randrange(1, 8))], log_time=rng.random() < 0.3)
+        read = list(fetched(batch(2, [Record(headers=[BAD])]), whole))
+        assert [_content(record) for record in read[1:]] == [_content(record) for record in DefaultRecordBatch(whole)]
+
+
+def _drawn(rng: random.Random) -> Record:
+    def some() -> bytes | None:
+        return None if rng.random() < 0.2 else rng.randbytes(rng.choice((0, 1, 63, 64, 70, 9_000)))
+
+    headers = [(rng.choice(("a", "ü" * 40, "")), some()) for _ in range(rng.randrange(3))]
+    return Record(some(), some(), 1_700_000_000_000 + rng.randrange(-(10**9), 10**9), headers)
+
+
+def _content(record: Any) -> tuple[Any, ...]:
+    return record.offset, record.timestamp, record.timestamp_type, record.key, record.value, record.headers
+
+
+def test_damaged_bytes_are_an_error_as_ever() -> None:
+    bad, later = batch(0, [Record(), Record(headers=[BAD])]), bytearray(batch(2, [Record(value=b"value")]))
+    later[-3] ^= 1
+    records = fetched(bad, bytes(later))
+    assert [next(records).offset, next(records).offset] == [0, 1]
+    with pytest.raises(CorruptRecordException):
+        next(records)
+
+
+@pytest.mark.parametrize("before", [1, 7])
+def test_a_length_that_lies_is_an_error_as_ever(before: int) -> None:
+    made = bytearray(batch(0, [Record(headers=[BAD]), Record(value=b"value")]))
+    made[made.index(b"value") - before] += 2  # that of the value, or of the record
+    with pytest.raises(CorruptRecordException):
+        list(fetched(bytes(made), crcs=False))
+
+
+def test_a_fetch_of_before_is_left_to_aiokafka() -> None:
+    records: Any = MemoryRecords(batch(0, [Record(headers=[BAD])]))
+    with pytest.raises(UnicodeDecodeError):
+        next(fetcher.PartitionRecords(VIEW, records, [], 0, None, None, True, fetcher.READ_COMMITTED))
+
+
+def test_other_consumers_of_the_process_get_aiokafkas_parser_again() -> None:
+    untyped: Any = fetcher
+    inside = untyped.MemoryRecords, untyped.PartitionRecords.__next__
+    with parsed_records_handed_on():
+        untyped.MemoryRecords = untyped.PartitionRecords.__next__ = None
+    assert (untyped.MemoryRecords, untyped.PartitionRecords.__next__) == inside
