@@ -10,7 +10,7 @@ export PYTHONWARNINGS ?= ignore::ResourceWarning
 help:
 	@echo "make demo       install what the demonstration needs and run it (no torch, no Java, about two minutes)"
 	@echo "make test       install everything and run the tests (Java 17 and Maven for those on Apache Kafka)"
-	@echo "make chaos      every fault that we can inject, on Apache Kafka (root for those of the network; an hour and a half)"
+	@echo "make chaos      every fault that we can inject, on Apache Kafka (root for those of the network; about two hours)"
 	@echo "make lint       formatter, linter, types, layers"
 	@echo "make audit      known vulnerabilities of the pinned packages; needs the advisory service"
 	@echo "make bench      throughput beside a naive Faust agent and the ceilings, on Apache Kafka"
