@@ -37,9 +37,9 @@ def _scale(options: scale.ScaleOptions) -> Callable[[Echo], Result]:
 MEASURES: Final[Mapping[str, Callable[[Echo], Result]]] = {
     "encoder": lambda echo: encoder.run(encoder.EncoderOptions(rounds=3), echo),
     "ranking": lambda echo: ranking.run(ranking.RankingOptions(items=(1_000, 10_000, 100_000, 1_000_000)), echo),
-    "pipeline": lambda echo: pipeline.run(pipeline.PipelineOptions(rounds=2), echo),
-    "freshness": lambda echo: freshness.run(freshness.FreshnessOptions(rounds=2, seconds=6.0), echo),
-    "state": lambda echo: state.run(state.StateOptions(rounds=2), echo),
+    "pipeline": lambda echo: pipeline.run(pipeline.PipelineOptions(rounds=3), echo),
+    "freshness": lambda echo: freshness.run(freshness.FreshnessOptions(rounds=3, seconds=6.0), echo),
+    "state": lambda echo: state.run(state.StateOptions(rounds=3), echo),
     "peers": lambda echo: contest.run(contest.PeersOptions(rounds=1), echo),
     "peers-state": lambda echo: contest.run(contest.PeersOptions(job="state", rounds=1, naive_events=20_000), echo),
     "replay": lambda echo: backfill.run(backfill.ReplayOptions(), echo),
@@ -126,7 +126,8 @@ def page(results: Mapping[str, Result], judged: Sequence[Judged]) -> str:
         "# Performance",
         "",
         "Made by `headwater bench report` from the results in [performance/](performance/); measured by"
-        " `headwater bench report --measure`. Medians; least and greatest of the interleaved rounds in brackets.",
+        " `headwater bench report --measure`, with the peers that `headwater bench peers --install` has installed."
+        " Medians; least and greatest of the interleaved rounds in brackets.",
         "",
         "## Targets",
         "",
@@ -140,7 +141,7 @@ def page(results: Mapping[str, Result], judged: Sequence[Judged]) -> str:
             result = results[section.bench]
             lines += [f"## {section.title}", "", *section.lines(result), ""]
             lines += [f"![{plot}]({_DIRECTORY}/{section.bench}-{plot}.svg)" for plot in section.plots]
-            lines += ["", f"`headwater bench {_command(section.bench)}`, {_setting(result)}.", ""]
+            lines += ["", f"`headwater bench report --measure --only {section.bench}`, {_setting(result)}.", ""]
     return "\n".join(lines)
 
 
@@ -150,13 +151,6 @@ def _target(judged: Judged) -> str:
     shown = "" if measured is None else f"{measured.value:,g} ({measured.least:,g} to {measured.greatest:,g})"
     what = judged.verdict if judged.verdict != "not met" else f"not met: {target.next_step}"
     return f"| {target.name} | {wanted} | {shown} | {what} |"
-
-
-def _command(bench: str) -> str:
-    name, _, detail = bench.partition("-")
-    if not detail:
-        return name
-    return f"{name} --{'job' if name == 'peers' else 'axis'} {detail}"
 
 
 def _setting(result: Result) -> str:
@@ -330,7 +324,8 @@ def _scale_lines(result: Result) -> list[str]:
     rows.append(["growth", *(f"{slope['name']} ({slope['exponent']:g})" for slope in result["slopes"].values())])
     others = ", ".join(f"{name} {value:,}" for name, value in result["others"].items())
     header = (result["axis"], *(name.replace("_", " ") for name in names))
-    return [f"Synthetic: {result['synthetic']}; {others}.", "", *_table(header, rows)]
+    load = f"events/s of a backlog of {result['events']:,}; p50 and p99 at {result['load_per_s']:g} events/s"
+    return [f"Synthetic: {result['synthetic']}; {others}; {load}.", "", *_table(header, rows)]
 
 
 _SECTIONS: Final = (

@@ -102,6 +102,7 @@ def run(options: ScaleOptions, echo: Echo) -> dict[str, Any]:
         "slopes": {name: _slope(points, name) for name in _FIGURES},
         "synthetic": "users and events" + (", items beyond the real ones" if options.axis == "items" else ""),
         "events": options.events,
+        "load_per_s": _LOAD_PER_S,
         "rounds": 1,
         "others": {name: getattr(options, name) for name in get_args(Axis) if name != options.axis},
         "broker": options.broker,

@@ -67,6 +67,8 @@ RESULTS: dict[str, dict[str, Any]] = {
         "axis": "workers",
         "synthetic": "users and events",
         "others": {"users": 5_000},
+        "events": 40_000,
+        "load_per_s": 300.0,
         "points": [{"size": 1, "events_per_s": 100.0}, {"size": 2, "events_per_s": 190.0}],
         "slopes": {"events_per_s": {"exponent": 0.9, "name": "linear"}},
     },
@@ -186,5 +188,6 @@ def test_a_pathway_reducer_does_the_job_whatever_the_order_of_a_batch(name: Any)
 
 def test_scale_names_what_is_synthetic() -> None:
     text = report.page({"scale-workers": RESULTS["scale-workers"]}, judge({}))
-    assert "Synthetic: users and events; users 5,000." in text
+    assert "Synthetic: users and events; users 5,000; events/s of a backlog of 40,000; p50 and p99 at 300 ev" in text
+    assert "`headwater bench report --measure --only scale-workers`" in text
     assert "| growth | linear (0.9) |" in text
