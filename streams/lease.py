@@ -122,7 +122,7 @@ class _Sender(Sender):
 
 
 class LeasedProducer(AIOKafkaProducer):
-    """aiokafka's producer, that looks at the lease right before every produce request, also a repeated one.
+    """aiokafka's producer, that looks at the lease when a produce request, also a repeated one, has become bytes.
 
     When the lease lapses, what was sent and not yet acknowledged is withdrawn, as far as it has not left the machine,
     and waits for the lease like the rest.
@@ -142,15 +142,14 @@ class LeasedProducer(AIOKafkaProducer):
         self._lease = sender.lease = lease
         self._withdrawing: asyncio.Task[None] | None = None
         self._reset_when_closed()
-        self._look_when_connected()
+        self._look_when_encoded()
 
-    def _look_when_connected(self) -> None:
-        send, ready, lease = self.client.send, self.client.ready, self._lease
+    def _look_when_encoded(self) -> None:
+        send, lease = self.client.send, self._lease
 
         async def looked(node_id: int, request: Any, **group: Any) -> Any:
-            # To connect may take longer than the lease lasts; to a connection that stands it goes without a pause.
-            if isinstance(request, ProduceRequest) and not (await ready(node_id, **group) and lease.holds):
-                raise NodeNotReadyError(f"node {node_id} was not reached while this worker is surely a member")
+            if isinstance(request, ProduceRequest):
+                _look_after_encoding(request, lease)
             return await send(node_id, request, **group)
 
         self.client.send = looked
@@ -182,6 +181,30 @@ class LeasedProducer(AIOKafkaProducer):
                 if _reset_on_close(connection):
                     connection._writer.transport.abort()
                     connection.close(CloseReason.CONNECTION_BROKEN)
+
+
+def _look_after_encoding(request: Any, lease: SessionLease) -> None:
+    """Let ``request`` refuse to be bytes without the lease.
+
+    To connect may take longer than the lease lasts, and to encode gives other threads a turn. aiokafka writes the bytes
+    to a connection that stands right when it has them (aiokafka conn.py, ``send``).
+    """
+    prepare = request.prepare
+
+    def prepared(versions: Any) -> Any:
+        built = prepare(versions)
+        encode = built.encode
+
+        def encoded() -> bytes:
+            data: bytes = encode()
+            if not lease.holds:
+                raise NodeNotReadyError("this worker may be no member any more")
+            return data
+
+        built.encode = encoded
+        return built
+
+    request.prepare = prepared
 
 
 def _reset_on_close(connection: Any) -> bool:

@@ -152,7 +152,10 @@ def judged_in_the_end(stage: Stage, load: Load, echo: Echo) -> Judged:
     for worker in stage.workers:
         if status := _stopped(stage, worker):
             raise ClientError(f"{worker.name} ended with status {status}: {worker.last_words()}")
-    return judge(stage, load, echo)
+    judged = judge(stage, load, echo)
+    if judged.problems:
+        stage.keep_files()
+    return judged
 
 
 def _stopped(stage: Stage, worker: WorkerProcess) -> int:

@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,11 +33,13 @@ class Stage:
         workers: Sequence[WorkerProcess],
         links: Sequence[Link],
         own: "OwnBroker | None",
+        keep_files: Callable[[], object],
     ) -> None:
-        """``own`` is None where the broker is somebody else's."""
+        """``own`` is None where the broker is somebody else's; ``keep_files`` lets logs and data stay on leaving."""
         self.settings = settings
         self.workers = workers
         self.links = links
+        self.keep_files = keep_files
         self._own = own
         self.deaths: list[str] = []
         """Workers that ended by themselves: exit status and last words."""
@@ -139,7 +141,8 @@ def staged(
         BrokerError, ClientError: something did not start.
     """
     with ExitStack() as stack:
-        home = home or stack.enter_context(_scratch(echo))
+        scratch = _Scratch(echo)
+        home = home or stack.enter_context(scratch)
         ways = stack.enter_context(links(workers)) if networks else []
         own = None if given is not None else OwnBroker(home, ways)
         if own is not None:
@@ -157,22 +160,29 @@ def staged(
             process.start()
         for process in started:
             process.wait_ready()
-        yield Stage(settings, started, ways, own)
+        yield Stage(settings, started, ways, own, scratch.keep)
 
 
-@contextmanager
-def _scratch(echo: Callable[[str], object]) -> Generator[Path]:
-    """A directory that goes on leaving, unless a run fails: what its logs say may not come again."""
-    scratch, stays = Path(tempfile.mkdtemp(prefix="headwater-chaos-")), False
-    try:
-        yield scratch
-    except Exception:
-        stays = True
-        echo(f"failed; logs and data stay in {scratch}")
-        raise
-    finally:
-        if not stays:
-            shutil.rmtree(scratch, ignore_errors=True)
+class _Scratch(AbstractContextManager[Path]):
+    """A directory that goes on leaving, unless the run failed: what its files say may not come again."""
+
+    def __init__(self, echo: Callable[[str], object]) -> None:
+        self._echo = echo
+        self._stays = False
+
+    def __enter__(self) -> Path:
+        self._path = Path(tempfile.mkdtemp(prefix="headwater-chaos-"))
+        return self._path
+
+    def keep(self) -> None:
+        """It stays on leaving."""
+        self._stays = True
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._stays or (kind is not None and issubclass(kind, Exception)):
+            self._echo(f"failed; logs and data stay in {self._path}")
+        else:
+            shutil.rmtree(self._path, ignore_errors=True)
 
 
 def _worker(

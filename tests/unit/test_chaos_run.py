@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from streams.chaos.run import _stopped
-from streams.chaos.stage import Stage, _scratch
+from streams.chaos.stage import Stage, _Scratch
 from streams.clients.errors import ClientError
 
 
@@ -69,12 +69,17 @@ def test_one_that_ends_again_or_is_not_ready_is_a_failure() -> None:
 
 def test_logs_and_data_of_a_run_that_failed_stay() -> None:
     said: list[object] = []
-    with _scratch(said.append) as home:
+    with _Scratch(said.append) as home:
         assert home.is_dir()
     assert not home.exists()
     assert said == []
-    with pytest.raises(ClientError), _scratch(said.append) as home:
+    with pytest.raises(ClientError), _Scratch(said.append) as home:
         raise ClientError("nothing was committed")
     assert home.is_dir()
     assert said == [f"failed; logs and data stay in {home}"]
+    home.rmdir()
+    judged_badly = _Scratch(said.append)
+    with judged_badly as home:
+        judged_badly.keep()
+    assert said[1:] == [f"failed; logs and data stay in {home}"]
     home.rmdir()

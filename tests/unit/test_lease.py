@@ -9,6 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka.client import ConnectionGroup
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import NodeNotReadyError
 from aiokafka.producer.sender import Sender
 from aiokafka.protocol.group import HeartbeatRequest, LeaveGroupRequest
@@ -126,38 +128,56 @@ def test_a_batch_waits_for_the_lease_and_fails_when_it_is_over(
     assert [type(error) for error in failed] == [FencedError]
 
 
-def test_a_batch_that_had_to_connect_first_is_not_sent_without_the_lease(lease: SessionLease, clock: Clock) -> None:
-    """The first to connect again after a cut may be one that was let go before it."""
-    sent: list[Any] = []
-    requests: tuple[Any, ...] = (ProduceRequest(None, -1, 1_000, []), HeartbeatRequest("group", 1, "member"))
+def test_a_request_that_took_long_to_become_bytes_is_not_sent(lease: SessionLease, clock: Clock) -> None:
+    """Of a worker that had to connect first, or was stopped in the middle: what is looked at before is too early."""
+    written: list[bytes] = []
+    takes_s = 0.0
+
+    def request() -> Any:
+        made = ProduceRequest(None, -1, 1_000, [("view", [(0, b"batch")])])
+        build = made.build
+
+        def built(struct_class: Any) -> Any:
+            struct: Any = build(struct_class)
+            encode = struct.encode
+
+            def slowly() -> bytes:
+                clock.now += takes_s
+                return encode()
+
+            struct.encode = slowly
+            return struct
+
+        made.build = built  # type: ignore[method-assign]
+        return made
 
     async def scenario() -> None:
+        nonlocal takes_s
         producer: Any = LeasedProducer(lease, bootstrap_servers="127.0.0.1:1")
         producer._closed = True
-        takes_s: list[float] = [0.0]
+        connection: Any = AIOKafkaConnection("127.0.0.1", 1)
+        connection._versions = {0: (3, 7)}
+        connection._writer = SimpleNamespace(write=written.append, close=lambda: None)
 
-        async def ready(_node: int, **_: Any) -> bool:
-            clock.now += takes_s[-1]
-            return takes_s[-1] < 60
+        async def connected(_node: int, **_: Any) -> bool:
+            return True
 
-        async def send(_node: int, request: Any, **_: Any) -> None:
-            sent.append(request)
-
-        producer.client.send, producer.client.ready = send, ready
-        producer._look_when_connected()
-        lease.note(100.0, 0)
-        for request in requests:
-            await producer.client.send(1, request)
-        assert sent == [*requests]
-        for connecting_s in (20.0, 60.0):
-            takes_s.append(connecting_s)
-            lease.note(clock.now, 0)
-            with pytest.raises(NodeNotReadyError):
-                await producer.client.send(1, requests[0])
-        await producer.client.send(1, requests[1])
+        producer.client.ready = connected
+        producer.client._conns = {(1, ConnectionGroup.DEFAULT): connection}
+        lease.note(clock.now, 0)
+        going = asyncio.create_task(producer.client.send(1, request()))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert len(written) == 1
+        assert b"batch" in written[0]
+        takes_s = 20.0
+        with pytest.raises(NodeNotReadyError):
+            await producer.client.send(1, request())
+        going.cancel()
+        connection.close()
 
     asyncio.run(scenario())
-    assert sent == [*requests, requests[1]]
+    assert len(written) == 1
 
 
 def test_it_lapses_by_the_clock_or_by_word_and_not_before_it_has_held() -> None:
