@@ -7,7 +7,6 @@ __all__ = [
     "align_wait_ms",
     "batch_events_max",
     "boost_max",
-    "busy_fetch_interval_s",
     "cache_users_max",
     "candidates_max",
     "catalog_items_max",
@@ -96,8 +95,6 @@ settling_batches_max: Final = 4
 """Sent to the broker and not yet acknowledged."""
 partition_queue_events_max: Final = 2_000
 """Records of one source partition that wait for a batch; beyond it the partition is not fetched."""
-busy_fetch_interval_s: Final = 0.003
-"""Between two fetches while a batch is computed."""
 align_wait_ms: Final = 200
 """How long a partition's events wait for another topic of theirs that is known to have more."""
 score_batch_lists: Final = 256

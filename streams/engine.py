@@ -104,7 +104,6 @@ class Engine:
         self._yield_after_ms = 1000 * yield_after_s if yield_after_s else None
         self._thread = ThreadPoolExecutor(1, "headwater-core")
         self._decode_thread = ThreadPoolExecutor(1, "headwater-decode")
-        self._source = source
         self._queue = IntakeQueue(source)
         self._changed = asyncio.Condition()
         self._in_work = 0
@@ -175,7 +174,6 @@ class Engine:
                 if len(settling) == limits.settling_batches_max:
                     await settling.popleft()
                 self._computing -= 1
-                self._source.set_busy(self._computing > 0)
                 await self._notify()
                 before = settling[-1] if settling else None
                 settling.append(asyncio.create_task(self._settle(intakes, work, before), name="headwater-settlement"))
@@ -224,7 +222,6 @@ class Engine:
                     self._in_work += 1
                     self._events_in_work += _count_events(intakes)
                     self._computing += 1
-                    self._source.set_busy(True)
                     return intakes
                 if not taken:
                     await self._wait_for_chunk()

@@ -1,30 +1,23 @@
-"""Fewer and smaller fetches for aiokafka: incremental fetch sessions (KIP-227), and a pace while the engine is busy.
+"""Incremental fetch sessions for aiokafka, which names every partition in every fetch (KIP-227).
 
 Of a worker's partitions, three topics' worth of them, most have nothing new most of the time. Without a session each
 fetch asks for all and is answered about all; with a few events in each, and 24 partitions, that was about a fifth of
 what a worker did under the interpreter lock. In a session the broker remembers: a request names what has moved since
 the one before, an answer what has something to tell.
-
-A broker answers a fetch as soon as it has one event, and aiokafka asks again at once. While the engine computes, the
-events could not be taken anyway: they are fetched together a little later, and broker and loop do less.
 """
 
 # pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
 # aiokafka is not typed throughout, and keeps its fetcher to itself.
 
-import asyncio
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Final
 
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.structs import TopicPartition
 
-from operators import limits
-
-__all__ = ["FetchPace", "FetchSession", "use_fetch_sessions"]
+__all__ = ["FetchSession", "use_fetch_sessions"]
 
 _FIRST_EPOCH: Final = 0
 """Of a request that names everything and asks for a session, in the place of the one it may name."""
@@ -34,39 +27,6 @@ _API_VERSION_MIN: Final = 7
 Partition = tuple[str, int]
 Topics = Iterable[tuple[str, list[tuple[int, int, int]]]]
 """Topic -> partition, offset, most bytes."""
-
-
-class FetchPace:
-    """Lets fetches go at once while the engine waits for events, and at most one an interval while it is busy."""
-
-    def __init__(self, interval_s: float = limits.busy_fetch_interval_s, clock: Callable[[], float] = time.monotonic):
-        self._interval_s = interval_s
-        self._clock = clock
-        self._is_busy = False
-        self._next_at = 0.0
-        self._idle: asyncio.Future[None] | None = None
-
-    def set_busy(self, is_busy: bool) -> None:
-        """Whether the engine computes; fetches that are held go when it ends."""
-        self._is_busy = is_busy
-        if not is_busy and self._idle is not None:
-            if not self._idle.done():
-                self._idle.set_result(None)
-            self._idle = None
-
-    def held_s(self) -> float:
-        """How long the next fetch has to wait, unless the engine ends before."""
-        return max(self._next_at - self._clock(), 0.0) if self._is_busy else 0.0
-
-    def idle(self) -> "asyncio.Future[None]":
-        """Done as soon as the engine is not busy any more."""
-        if self._idle is None or self._idle.done():
-            self._idle = asyncio.get_running_loop().create_future()
-        return self._idle
-
-    def note_sent(self) -> None:
-        """A fetch goes out now."""
-        self._next_at = self._clock() + self._interval_s
 
 
 class FetchSession:
@@ -153,24 +113,18 @@ class _Answers:
         return response
 
 
-def use_fetch_sessions(fetcher: Any, pace: FetchPace) -> None:
-    """Let an aiokafka fetcher keep a session with each broker, and fetch at ``pace``."""
+def use_fetch_sessions(fetcher: Any) -> None:
+    """Let an aiokafka fetcher keep a session with each broker."""
     plan = fetcher._get_actions_per_node
     sessions: defaultdict[int, FetchSession] = defaultdict(FetchSession)
 
     def planned(assignment: Any) -> Any:
-        requests, resets, timeout_s, needs_metadata, futures = plan(assignment)
-        held_s = pace.held_s() if requests else 0.0
-        if held_s:
-            return [], resets, min(timeout_s, held_s), needs_metadata, [*futures, pace.idle()]
-        if requests:
-            pace.note_sent()
+        requests, *rest = plan(assignment)
         for node, request in requests:
             # A new assignment, or an answer that was dropped because of a seek: another one would tell news only.
             if any(assignment.state_value(tp).highwater is None for tp in _partitions_of(request)):
                 sessions[node].restart()
-        of_sessions = [(node, _SessionRequest(request, sessions[node])) for node, request in requests]
-        return of_sessions, resets, timeout_s, needs_metadata, futures
+        return [(node, _SessionRequest(request, sessions[node])) for node, request in requests], *rest
 
     fetcher._get_actions_per_node = planned
 

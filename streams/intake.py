@@ -46,10 +46,6 @@ class Source(Protocol):
         """Fetch ``tp`` again."""
         ...
 
-    def set_busy(self, is_busy: bool) -> None:
-        """Whether a batch is computed: what is fetched meanwhile has to wait."""
-        ...
-
 
 class IntakeQueue:
     """Chunks by source partition. One thread uses it."""

@@ -3,7 +3,7 @@
 - Faust runs it in a thread with a loop of its own, so that agents which hold up the main one do not hold up heartbeats
   (transport/consumer.py, ``ConsumerThread``). Here the work is in threads and the loop is free; each fetch through two
   queues and two loops under one interpreter lock was a good part of what a small batch takes.
-- Fetches are incremental, and take their time while a batch is computed (``streams.fetching``).
+- Fetches are incremental (``streams.fetching``).
 - Records are handed on as aiokafka's parser made them (aiokafka consumer/fetcher.py copies each into a dataclass
   of eleven fields, at a tenth of an event's whole cost).
 - Changelogs are not read here (``streams.recovery``).
@@ -29,7 +29,7 @@ from faust.types import TP
 from mode import Service
 from mode.utils.futures import maybe_async
 
-from streams.fetching import FetchPace, use_fetch_sessions
+from streams.fetching import use_fetch_sessions
 from streams.protocol import GroupMember, GroupOffset, commit_as_member, offsets_of_group
 from streams.records import FetchedRecords, next_record
 from streams.transactions import FencedError
@@ -70,10 +70,6 @@ class LoopConsumer(driver.AIOKafkaConsumerThread):
     app: Any
     member = GroupMember("", -1, "")
     """Who this worker is to its group since the last assignment."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.pace = FetchPace()
 
     # What a service does; Faust's class does it in a thread.
     start = Service.start
@@ -118,7 +114,7 @@ class LoopConsumer(driver.AIOKafkaConsumerThread):
 
     async def on_start(self) -> None:
         await super().on_start()
-        use_fetch_sessions(self._ensure_consumer()._fetcher, self.pace)
+        use_fetch_sessions(self._ensure_consumer()._fetcher)
         self.app.lease.watch(self._ensure_consumer()._coordinator)
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:

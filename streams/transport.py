@@ -233,10 +233,6 @@ class ChunkConsumer(driver.Consumer):
         """Fetch ``tp`` again."""
         self.on_buffer_drop(tp)
 
-    def set_busy(self, is_busy: bool) -> None:
-        """Fetch at leisure while the engine computes."""
-        self._thread.pace.set_busy(is_busy)
-
     # -- offsets out: Consumer.ack and Consumer._new_offset
     def member_of(self, generation: int) -> GroupMember:
         """Who this worker was to its group in ``generation``.

@@ -3,7 +3,6 @@
 # pyright: reportPrivateUsage=false, reportUnknownMemberType=false
 # aiokafka is not typed throughout.
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Mapping
 from types import SimpleNamespace
@@ -14,7 +13,7 @@ from aiokafka.structs import TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.fetching import FetchPace, FetchSession, use_fetch_sessions
+from streams.fetching import FetchSession, use_fetch_sessions
 
 Wanted = Mapping[TopicPartition, int]
 
@@ -75,12 +74,9 @@ class Fetcher:
             by_topic[tp.topic].append((tp.partition, offset, 1_000))
         return [(1, FetchRequest(100, 1, 10_000, 0, list(by_topic.items())))], {}, 0.1, False, []
 
-    def plan(self) -> Any:
-        assignment = SimpleNamespace(state_value=lambda _tp: SimpleNamespace(highwater=self.highwater))  # type: ignore[misc]
-        return self._get_actions_per_node(assignment)
-
     def request(self) -> Any:
-        requests, *rest = self.plan()
+        assignment = SimpleNamespace(state_value=lambda _tp: SimpleNamespace(highwater=self.highwater))  # type: ignore[misc]
+        requests, *rest = self._get_actions_per_node(assignment)
         assert rest == [{}, 0.1, False, []]
         return requests[0][1]
 
@@ -93,7 +89,7 @@ def answer(request: Any, error_code: int, session_id: int) -> None:
 
 def fetcher_with_sessions() -> Fetcher:
     fetcher = Fetcher()
-    use_fetch_sessions(fetcher, FetchPace())
+    use_fetch_sessions(fetcher)
     return fetcher
 
 
@@ -170,26 +166,3 @@ def test_epochs_start_again_after_the_last() -> None:
     session.next([])
     session.note(0, 7)
     assert session.next([])[:2] == (7, 1)
-
-
-def test_a_fetch_waits_for_its_turn_while_the_engine_is_busy_and_goes_when_it_is_not() -> None:
-    now_s = 100.0
-
-    async def story() -> None:
-        nonlocal now_s
-        fetcher, pace = Fetcher(), FetchPace(0.02, clock=lambda: now_s)
-        fetcher.wanted = {_PARTITIONS[0]: 1}
-        use_fetch_sessions(fetcher, pace)
-        pace.set_busy(True)
-        assert len(fetcher.plan()[0]) == 1
-        now_s += 0.005
-        requests, _, timeout_s, _, (idle,) = fetcher.plan()
-        assert (requests, round(timeout_s, 6), idle.done()) == ([], 0.015, False)
-        now_s += 0.015
-        assert len(fetcher.plan()[0]) == 1
-        (idle,) = fetcher.plan()[4]
-        pace.set_busy(False)
-        assert idle.done()
-        assert [len(fetcher.plan()[0]) for _ in range(3)] == [1, 1, 1]
-
-    asyncio.run(story())

@@ -89,7 +89,6 @@ class Bench:
         self.metrics = Metrics()
         self.generations = {1}
         self.lagging: set[str] = set()
-        self.is_busy = False
         self.engine = Engine(
             self.states,
             self.encoder,
@@ -110,9 +109,6 @@ class Bench:
     def pause(self, tp: Any) -> None: ...
 
     def resume(self, tp: Any) -> None: ...
-
-    def set_busy(self, is_busy: bool) -> None:
-        self.is_busy = is_busy
 
     async def submit(self, offset: int, *, topic: str = "view", user: str = "ann", generation: int = 1) -> None:
         made = record(offset, user, f"item-{offset}", NOW_MS + offset)

@@ -40,8 +40,6 @@ class FakeSource:
     def resume(self, tp: TP) -> None:
         self.calls.append(("resume", tp))
 
-    def set_busy(self, is_busy: bool) -> None: ...
-
 
 class Clock:
     """Seconds, moved by hand."""
