@@ -7,13 +7,14 @@ from typing import Any, Final
 import msgspec
 
 import infra
+from operators import limits
 from operators.plan import Costs, Need, Plan, PlanError, plan
 from streams.clients.errors import ClientError, InputError
 
 __all__ = ["COSTS_FILE", "costs_of", "plan_for", "read_costs"]
 
 COSTS_FILE: Final = Path(infra.__file__).parent / "docs" / "performance" / "costs.json"
-_WARM_USERS: Final = 1_000
+_CACHED_USERS_MAX: Final = limits.cache_users_max
 
 
 def plan_for(need: Need, path: Path = COSTS_FILE) -> tuple[Plan, Costs]:
@@ -47,9 +48,9 @@ def read_costs(path: Path = COSTS_FILE) -> Costs:
 def costs_of(results: Mapping[str, Mapping[str, Any]], day: str) -> Costs:
     """Slopes from the benches' results.
 
-    The worker's time an event comes from ``pipeline`` at two batch sizes, which answer different numbers of events
-    by a list: two equations for the cost of an event and of a list. Scoring is the slope of ``ranking`` between
-    10,000 and 100,000 items, and is taken out of the list. Memory, disk and restore are slopes of ``scale``.
+    The worker's time an event comes from ``pipeline``, where many events share a list, and from ``scale-users``, where
+    few do: two equations for the cost of an event and of a list. Scoring is the slope of ``ranking`` up to 100,000
+    items, and is taken out of the list. Memory, disk and restore are slopes of ``scale-users``.
 
     Raises:
         ClientError: a result that is needed is missing.
@@ -59,9 +60,13 @@ def costs_of(results: Mapping[str, Mapping[str, Any]], day: str) -> Costs:
         raise ClientError(f"no result of bench {missing[0]}: measure with `headwater bench report --measure`")
     pipeline, users = results["pipeline"], sorted(results["scale-users"]["points"], key=lambda point: point["size"])
     score_us = _score_us_per_1000(results["ranking"])
-    event_us, list_us = _event_and_list_us(pipeline)
+    in_cache = [point for point in users if point["size"] <= _CACHED_USERS_MAX]
+    if not in_cache or "lists_per_event" not in in_cache[-1]:
+        raise ClientError("bench scale-users has no size within the cache: measure it again")
+    event_us, list_us = _event_and_list_us(pipeline, in_cache[-1])
     least, most = users[0], users[-1]
     grown = most["size"] - least["size"]
+    cached = min(most["size"], _CACHED_USERS_MAX) - min(least["size"], _CACHED_USERS_MAX)
     stored = max((most["disk_mb"] - least["disk_mb"]) / grown * 1e6, 0.0)
     restored_s = max(most["restore_s"] - most["restart_s"], 0.1)
     partitions = [point["size"] for point in results.get("scale-partitions", {}).get("points", [])]
@@ -72,8 +77,8 @@ def costs_of(results: Mapping[str, Mapping[str, Any]], day: str) -> Costs:
         list_us=round(max(list_us - score_us * pipeline["catalogue_items"] / 1000, 0.0), 1),
         score_us_per_1000_items=round(score_us, 3),
         worker_memory_mb=least["memory_mb"],
-        cached_user_bytes=round(max((most["memory_mb"] - least["memory_mb"]) / grown * 1e6, 0.0)),
-        cached_users_max=50_000,
+        cached_user_bytes=round(max((most["memory_mb"] - least["memory_mb"]) / cached * 1e6, 0.0)),
+        cached_users_max=_CACHED_USERS_MAX,
         stored_user_bytes=round(stored),
         changelog_user_bytes=round(stored),
         item_bytes=2 * 4 * 65,
@@ -82,14 +87,14 @@ def costs_of(results: Mapping[str, Mapping[str, Any]], day: str) -> Costs:
     )
 
 
-def _event_and_list_us(pipeline: Mapping[str, Any]) -> tuple[float, float]:
-    """An event's and a list's share, from the time an event at two numbers of events a list."""
-    large_us, small_us = 1e6 / pipeline["events_per_s"], 1e6 / pipeline["small_batches_events_per_s"]
-    per_large, per_small = 1 / pipeline["events_per_list"], 1 / pipeline["small_batches_events_per_list"]
-    if per_small <= per_large or small_us <= large_us:
-        return 0.0, large_us / per_large
-    list_us = min((small_us - large_us) / (per_small - per_large), large_us / per_large)
-    return large_us - list_us * per_large, list_us
+def _event_and_list_us(shared: Mapping[str, Any], alone: Mapping[str, Any]) -> tuple[float, float]:
+    """An event's and a list's share, from the time an event where many share a list and where few do."""
+    shared_us, alone_us = 1e6 / shared["events_per_s"], 1e6 / alone["events_per_s"]
+    few, many = 1 / shared["events_per_list"], alone["lists_per_event"]
+    if many <= few or alone_us <= shared_us:
+        return 0.0, shared_us / few
+    list_us = min((alone_us - shared_us) / (many - few), shared_us / few)
+    return shared_us - list_us * few, list_us
 
 
 def _score_us_per_1000(ranking: Mapping[str, Any]) -> float:

@@ -127,7 +127,7 @@ def _point(options: ScaleOptions, size: int, echo: Echo) -> dict[str, float]:
         topics = asyncio.run(create_topics(lab, name, backlog.topics, options.partitions))
         asyncio.run(_fill_changelog(lab, encoder, options, changelog_topic(name)))
         found = _measure(_Point(lab, name, options, artefact, topics, backlog))
-    echo(f"{options.axis} {size:,}: " + ", ".join(f"{value:,.4g} {_FIGURES[key]}" for key, value in found.items()))
+    echo(f"{options.axis} {size:,}: " + ", ".join(f"{found[key]:,.4g} {title}" for key, title in _FIGURES.items()))
     return {"size": size, **found}
 
 
@@ -171,6 +171,7 @@ def _measure(point: _Point) -> dict[str, float]:
         shutil.rmtree(home, ignore_errors=True)
     return {
         "events_per_s": round(measured.stretch.events_per_s),
+        "lists_per_event": round(measured.stretch.lists / measured.stretch.events, 4),
         "p50_ms": quantiles["p50_ms"],
         "p99_ms": quantiles["p99_ms"],
         "memory_mb": round(memory, 1),

@@ -95,8 +95,6 @@ def test_costs_are_the_slopes_of_the_benches() -> None:
     pipeline = {
         "events_per_list": 10.0,
         "events_per_s": 1e6 / 50,
-        "small_batches_events_per_list": 2.0,
-        "small_batches_events_per_s": 1e6 / 170,
         "catalogue_items": 13_343,
         "partitions": 8,
         "machine": {"cores": 2, "cpu": "x"},
@@ -108,7 +106,10 @@ def test_costs_are_the_slopes_of_the_benches() -> None:
             {"items": 1_000_000, "ways": [{"us_per_list": 1e9}]},
         ]
     }
-    users = {"points": [_point(100_000, 700.0, 401.0, 13.0), _point(1_000, 205.0, 5.0, 3.0)]}
+    # Half as many lists as events at the largest size within the cache, which holds 50,000 users.
+    sizes = [_point(100_000, 450.0, 401.0, 13.0), _point(10_000, 300.0, 41.0, 4.0), _point(1_000, 205.0, 5.0, 3.0)]
+    sizes[1] |= {"events_per_s": 1e6 / 170, "lists_per_event": 0.5}
+    users = {"points": sizes}
     results = {"pipeline": pipeline, "ranking": ranking, "scale-users": users}
     results["scale-partitions"] = {"points": [{"size": 8}, {"size": 256}]}
     costs = costs_of(results, "today")
@@ -121,6 +122,8 @@ def test_costs_are_the_slopes_of_the_benches() -> None:
     assert costs.partitions_max == 256
     with pytest.raises(ClientError, match="scale-users"):
         costs_of({"pipeline": pipeline, "ranking": ranking}, "today")
+    with pytest.raises(ClientError, match="scale-users has no size within the cache"):
+        costs_of(results | {"scale-users": {"points": sizes[:1]}}, "today")
 
 
 @pytest.mark.parametrize(
