@@ -118,15 +118,15 @@ class Visits:
         return BatchCompanions(item_ids, answer)
 
     def _serve(self, table: LiveCoVisitation, fresh: FreshEvents) -> Companions:
-        slots = np.empty(len(fresh.events), np.int64)
-        slots[fresh.by_time] = table.admit([item_id for item_id, _ in fresh.in_order()])
+        slots = np.empty(len(fresh.in_order), np.int64)
+        slots[fresh.by_time] = table.admit([item_id for item_id, _ in fresh.in_order])
         flat, ends = self._sequences(table, fresh.members, slots, fresh.lengths)
         # Of each event in `flat`:
         place = np.repeat(ends - np.cumsum(fresh.lengths), fresh.lengths) + np.arange(len(slots))
         events = flat[place[fresh.by_time][:, None] - np.arange(1 + WINDOW_EVENTS)]
         recent = flat[ends[:, None] - 1 - np.arange(WINDOW_EVENTS)]
         seen = flat[ends[:, None] - 1 - np.arange(self._width)] if self._drop_seen else recent[:, :0]
-        return table.serve(events, fresh.known_to(), recent, seen)
+        return table.serve(events, fresh.known_to, recent, seen)
 
     def _sequences(
         self, table: LiveCoVisitation, members: Sequence[int], slots: NDArray[np.int64], lengths: NDArray[np.int64]

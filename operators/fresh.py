@@ -20,28 +20,12 @@ class FreshEvents(NamedTuple):
     """Places of the users in the batch."""
     lengths: NDArray[np.int64]
     """(U,) events of each user."""
-    events: list[tuple[str, int]]
-    """(P) item and time in ms, user by user."""
+    in_order: list[tuple[str, int]]
+    """(P) item and time in ms, in event-time order."""
     by_time: NDArray[np.int64]
-    """(P,) places of the events in event-time order."""
-
-    def in_order(self) -> list[tuple[str, int]]:
-        """The events in event-time order."""
-        events = self.events
-        return [events[at] for at in self.by_time.tolist()]
-
-    def positions(self) -> NDArray[np.int64]:
-        """(P,) place of each event in event-time order."""
-        positions = np.empty(len(self.by_time), np.int64)
-        positions[self.by_time] = np.arange(len(self.by_time))
-        return positions
-
-    def known_to(self) -> NDArray[np.int64]:
-        """(U,) how many events in event-time order there are up to each user's last one; 0 for a user without any."""
-        if not self.events:
-            return np.zeros(len(self.members), np.int64)
-        last = np.cumsum(self.lengths) - 1
-        return np.where(self.lengths > 0, self.positions()[last] + 1, 0)
+    """(P,) the place of each of them among the events user by user."""
+    known_to: NDArray[np.int64]
+    """(U,) how many events in event-time order there are up to each user's last one; 0 for a user without any."""
 
 
 def fresh_by_partition(
@@ -78,13 +62,19 @@ def _of_members(
     at = np.array(places, np.int64)
     offsets, types = (np.where(at < 0, 0, column[at]) for column in (columns.offsets, columns.types))
     lengths = np.array([len(of_user) for of_user in of_members], np.int64)
-    return FreshEvents(members, lengths, events, np.lexsort((offsets, types, times_ms)))
+    by_time = np.lexsort((offsets, types, times_ms))
+    position = np.empty(len(events), np.int64)
+    position[by_time] = np.arange(len(events))
+    has, last = lengths > 0, np.cumsum(lengths) - 1
+    known_to = np.zeros(len(members), np.int64)
+    known_to[has] = position[last[has]] + 1
+    return FreshEvents(members, lengths, [events[at] for at in by_time.tolist()], by_time, known_to)
 
 
 def learn_popularity(popularity: Mapping[int, Popularity], fresh: Mapping[int, FreshEvents]) -> None:
     """Count the new events of every partition."""
     for partition, events in fresh.items():
-        popularity[partition].extend(events.in_order())
+        popularity[partition].extend(events.in_order)
 
 
 def popular_items(popularity: Mapping[int, Popularity], fresh: Mapping[int, FreshEvents]) -> list[PopularItems]:
@@ -92,7 +82,7 @@ def popular_items(popularity: Mapping[int, Popularity], fresh: Mapping[int, Fres
     answers: dict[int, PopularItems] = {}
     for partition, events in fresh.items():
         table = popularity[partition]
-        before = table.events - len(events.events)
-        for n, known in zip(events.members, events.known_to().tolist(), strict=True):
+        before = table.events - len(events.in_order)
+        for n, known in zip(events.members, events.known_to.tolist(), strict=True):
             answers[n] = table.as_of(before + known)
     return [answers[n] for n in range(len(answers))]

@@ -14,7 +14,6 @@ from streams.clients.errors import ClientError, InputError
 __all__ = ["COSTS_FILE", "costs_of", "plan_for", "read_costs"]
 
 COSTS_FILE: Final = Path(infra.__file__).parent / "docs" / "performance" / "costs.json"
-_CACHED_USERS_MAX: Final = limits.cache_users_max
 
 
 def plan_for(need: Need, path: Path = COSTS_FILE) -> tuple[Plan, Costs]:
@@ -60,13 +59,13 @@ def costs_of(results: Mapping[str, Mapping[str, Any]], day: str) -> Costs:
         raise ClientError(f"no result of bench {missing[0]}: measure with `headwater bench report --measure`")
     pipeline, users = results["pipeline"], sorted(results["scale-users"]["points"], key=lambda point: point["size"])
     score_us = _score_us_per_1000(results["ranking"])
-    in_cache = [point for point in users if point["size"] <= _CACHED_USERS_MAX]
+    in_cache = [point for point in users if point["size"] <= limits.cache_users_max]
     if not in_cache or "lists_per_event" not in in_cache[-1]:
         raise ClientError("bench scale-users has no size within the cache: measure it again")
     event_us, list_us = _event_and_list_us(pipeline, in_cache[-1])
     least, most = users[0], users[-1]
     grown = most["size"] - least["size"]
-    cached = min(most["size"], _CACHED_USERS_MAX) - min(least["size"], _CACHED_USERS_MAX)
+    cached = min(most["size"], limits.cache_users_max) - min(least["size"], limits.cache_users_max)
     stored = max((most["disk_mb"] - least["disk_mb"]) / grown * 1e6, 0.0)
     restored_s = max(most["restore_s"] - most["restart_s"], 0.1)
     partitions = [point["size"] for point in results.get("scale-partitions", {}).get("points", [])]
@@ -78,7 +77,7 @@ def costs_of(results: Mapping[str, Mapping[str, Any]], day: str) -> Costs:
         score_us_per_1000_items=round(score_us, 3),
         worker_memory_mb=least["memory_mb"],
         cached_user_bytes=round(max((most["memory_mb"] - least["memory_mb"]) / cached * 1e6, 0.0)),
-        cached_users_max=_CACHED_USERS_MAX,
+        cached_users_max=limits.cache_users_max,
         stored_user_bytes=round(stored),
         changelog_user_bytes=round(stored),
         item_bytes=2 * 4 * 65,

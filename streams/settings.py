@@ -239,7 +239,6 @@ _VARIABLES: dict[str, tuple[str, str]] = {
     for section, struct in _SECTIONS.items()
     for name in struct.__struct_fields__
 } | {"HEADWATER_BROKER": ("broker", "address")}
-_OTHER_VARIABLES = frozenset({"HEADWATER_DEBUG", "HEADWATER_FUZZ", "HEADWATER_CI_AUDIT"})
 _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP)")
 _LIKE = 0.85
 """How alike a name must be to one of ours to be taken for a slip; other programs have variables of their own."""
@@ -251,7 +250,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     for variable, (section, name) in _VARIABLES.items():
         if variable in environ:
             data.setdefault(section, {})[name] = environ[variable]
-    for variable in sorted(environ.keys() - _VARIABLES.keys() - _OTHER_VARIABLES):
+    for variable in sorted(environ.keys() - _VARIABLES.keys()):
         if variable.startswith("HEADWATER_") and not _is_service_link(variable, environ[variable]):
             _refuse_slip(variable)
     return data

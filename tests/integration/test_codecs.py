@@ -6,29 +6,18 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from aiokafka.admin import NewTopic
 
 from models.runtime import DEFAULT_ARTEFACT
 from streams.clients.kafka import Partition, consumer
 from streams.clients.reading import end_offsets, read
+from streams.clients.topics import create_topics
 from streams.settings import Settings
 from streams.topics import topic_specs
-from tests.integration.harness import Producer, WorkerProcess, admin_client, new_settings, run, wait_settled
+from tests.integration.harness import Producer, WorkerProcess, new_settings, run, wait_settled
 from tests.integration.oracle import Oracle, final_states, make_events, note
 
 _EVENTS: Final = 300
 _ITEMS: Final = json.loads((DEFAULT_ARTEFACT / "vocabulary.json").read_text())[1:200]
-
-
-async def _create_topics(settings: Settings, codec: str) -> None:
-    specs = topic_specs(settings.topics, settings.worker.app_id)
-    async with admin_client(settings) as admin:
-        await admin.create_topics(
-            [
-                NewTopic(spec.name, spec.partitions, 1, topic_configs={**spec.config, "compression.type": codec})
-                for spec in specs
-            ]
-        )
 
 
 def _users_with_lists(settings: Settings) -> set[str]:
@@ -43,7 +32,8 @@ def _users_with_lists(settings: Settings) -> set[str]:
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
 def test_compressed_events_are_folded_and_answered(codec: str, kafka: str, tmp_path: Path) -> None:
     settings = new_settings(kafka, tmp_path, partitions=2)
-    run(_create_topics(settings, codec))
+    specs = topic_specs(settings.topics, settings.worker.app_id)
+    create_topics(settings, {spec.name: {"compression.type": codec} for spec in specs})
     oracle = Oracle(settings.topics.events)
     events = make_events(settings, random.Random(6), _EVENTS, 20, _ITEMS)
     note(oracle, events, run(Producer(settings).send(events)))

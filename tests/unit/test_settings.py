@@ -80,6 +80,8 @@ def test_a_variable_that_is_no_setting_is_refused(variable: str, meant: str) -> 
 def test_variables_of_others_are_let_be() -> None:
     environ = {
         "HEADWATER_DEBUG": "1",
+        "HEADWATER_FUZZ": "10",
+        "HEADWATER_CI_AUDIT": "1",
         "HEADWATER_HOMEPAGE": "x",
         "HEADWATER_WORKER_SERVICE_HOST": "10.0.0.1",
         "HEADWATER_WORKER_SERVICE_PORT": "6066",
