@@ -26,12 +26,12 @@ from streams.clients.acls import require
 from streams.connection import client_arguments, has_transactions, new_app, new_changelog_consumer
 from streams.engine import Engine
 from streams.intake import Intake
-from streams.loop_consumer import hand_on_parsed_records
 from streams.metrics import Metrics
 from streams.policy import policy_of
 from streams.processor import ProcessorTime
 from streams.progress import RestoreProgress
 from streams.reach import why_unreachable
+from streams.records import hand_on_parsed_records
 from streams.resources import open_files_of_partition
 from streams.restore import Restorer
 from streams.settings import Settings

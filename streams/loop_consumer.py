@@ -4,8 +4,7 @@
   (transport/consumer.py, ``ConsumerThread``). Here the work is in threads and the loop is free; each fetch through two
   queues and two loops under one interpreter lock was a good part of what a small batch takes.
 - Fetches are incremental (``streams.fetching``).
-- Records are handed on as aiokafka's parser made them (aiokafka consumer/fetcher.py copies each into a dataclass
-  of eleven fields, at a tenth of an event's whole cost).
+- Records are handed on as aiokafka's parser made them (``streams.records``).
 - Changelogs are not read here (``streams.recovery``).
 - The longest fetch wait is a setting (drivers/aiokafka.py hard-codes ``fetch_max_wait_ms=1500``).
 """
@@ -15,13 +14,10 @@
 # The point of this file is to change what Faust and aiokafka keep to themselves, and neither is typed throughout.
 
 import math
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
-from aiokafka.consumer import fetcher
-from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.errors import IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError
 from aiokafka.structs import TopicPartition
 from faust.transport.drivers import aiokafka as driver
@@ -31,35 +27,9 @@ from mode.utils.futures import maybe_async
 
 from streams.fetching import use_fetch_sessions
 from streams.protocol import GroupMember, GroupOffset, commit_as_member, offsets_of_group
-from streams.records import FetchedRecords, next_record
 from streams.transactions import FencedError
 
-__all__ = ["LoopConsumer", "hand_on_parsed_records", "parsed_records_handed_on"]
-
-
-def hand_on_parsed_records() -> None:
-    """Let every aiokafka consumer of this process skip the copy; the parser's record has what ``Record`` asks for.
-
-    None of them ends at a header name that is not UTF-8 (``streams.records``).
-    """
-    PartitionRecords._consumer_record = _as_parsed
-    PartitionRecords.__next__ = next_record
-    fetcher.MemoryRecords = FetchedRecords
-
-
-@contextmanager
-def parsed_records_handed_on() -> Generator[None]:
-    """The same, for as long as the block runs: in a process with consumers that others have made."""
-    before = PartitionRecords._consumer_record, PartitionRecords.__next__, fetcher.MemoryRecords
-    hand_on_parsed_records()
-    try:
-        yield
-    finally:
-        PartitionRecords._consumer_record, PartitionRecords.__next__, fetcher.MemoryRecords = before
-
-
-def _as_parsed(self: PartitionRecords, tp: TopicPartition, record: Any) -> Any:
-    return record
+__all__ = ["LoopConsumer"]
 
 
 class LoopConsumer(driver.AIOKafkaConsumerThread):

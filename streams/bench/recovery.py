@@ -30,7 +30,7 @@ from streams.bench.lab import BenchError, Lab, batches_of, laboratory
 from streams.bench.runs import create_topics, serving
 from streams.bench.summary import machine, versions
 from streams.connection import new_changelog_consumer
-from streams.loop_consumer import parsed_records_handed_on
+from streams.records import parsed_records_handed_on
 from streams.settings import BrokerSettings, WorkerSettings
 from streams.store import StateStore
 from streams.topics import changelog_topic

@@ -1,4 +1,4 @@
-"""The worker's aiokafka consumer: where it runs, what it knows of the broker, and the records that it hands on."""
+"""The worker's aiokafka consumer: where it runs, and what it knows of the broker."""
 
 # pyright: reportPrivateUsage=false, reportUnknownMemberType=false
 # Faust and aiokafka keep to themselves what is changed, and neither is typed throughout.
@@ -9,12 +9,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.errors import GroupAuthorizationFailedError
 from aiokafka.structs import TopicPartition
 from faust.types import TP
 
-from streams.loop_consumer import LoopConsumer, hand_on_parsed_records, parsed_records_handed_on
+from streams.loop_consumer import LoopConsumer
 
 VIEW, CLICK = TP("view", 0), TP("click", 1)
 
@@ -63,21 +62,3 @@ def test_a_group_that_may_not_be_read_ends_the_next_fetch() -> None:
 
     with pytest.raises(GroupAuthorizationFailedError):
         asyncio.run(client._fetch_records(SimpleNamespace(_coordinator=SimpleNamespace(check_errors=refused))))
-
-
-def test_parsed_records_are_handed_on_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    untyped: Any = PartitionRecords
-    monkeypatch.setattr(PartitionRecords, "_consumer_record", untyped._consumer_record)
-    hand_on_parsed_records()
-    records: Any = PartitionRecords.__new__(PartitionRecords)
-    one = object()
-    assert records._consumer_record(TopicPartition("view", 0), one) is one
-
-
-def test_other_consumers_of_a_process_get_their_copies_again() -> None:
-    untyped: Any = PartitionRecords
-    copying = untyped._consumer_record
-    with pytest.raises(RuntimeError, match="inside"), parsed_records_handed_on():
-        assert untyped._consumer_record is not copying
-        raise RuntimeError("inside")
-    assert untyped._consumer_record is copying

@@ -1,4 +1,4 @@
-"""Fetched records whose header names are not UTF-8: each is read, once, and so are all the others of the fetch."""
+"""Fetched records: handed on as by aiokafka, batch by batch, and where header names are not UTF-8 too."""
 
 # pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
@@ -6,6 +6,8 @@
 
 import random
 from collections.abc import Iterator, Sequence
+from functools import partial
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -13,13 +15,13 @@ from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
-from aiokafka.record.memory_records import MemoryRecords
-from aiokafka.structs import TopicPartition
+from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from streams.loop_consumer import parsed_records_handed_on
+from streams.records import parsed_records_handed_on
 from tests.raw_names import RAW_NAME, READ_NAME, STAND_IN, put_raw_names
 
 VIEW = TopicPartition("view", 0)
+PLAIN: Any = (fetcher.PartitionRecords, fetcher.MemoryRecords)  # type: ignore[attr-defined]
 BAD, GOOD = (STAND_IN, b"x"), ("trace", b"x")
 _ABORT_KEY = b"\x00\x00\x00\x00"
 
@@ -184,15 +186,66 @@ def test_a_length_that_lies_is_an_error_as_ever(before: int) -> None:
         list(fetched(bytes(made), crcs=False))
 
 
-def test_a_fetch_of_before_is_left_to_aiokafka() -> None:
-    records: Any = MemoryRecords(batch(0, [Record(headers=[BAD])]))
-    with pytest.raises(UnicodeDecodeError):
-        next(fetcher.PartitionRecords(VIEW, records, [], 0, None, None, True, fetcher.READ_COMMITTED))
+@pytest.mark.parametrize("records_max", [None, 1, 2, 3, 4, 100])
+def test_records_and_positions_are_those_of_aiokafka(records_max: int | None) -> None:
+    rng = random.Random(records_max)
+    for _ in range(60):
+        log, end = _log(rng)
+        arguments = (log, rng.randrange(end), [(1, rng.randrange(end))], records_max)
+        assert _stepwise(fetcher.PartitionRecords, fetcher.MemoryRecords, *arguments) == _stepwise(*PLAIN, *arguments)
 
 
-def test_other_consumers_of_the_process_get_aiokafkas_parser_again() -> None:
+def _log(rng: random.Random) -> tuple[bytes, int]:
+    """Batches, some of them in transactions, ends of these, and records that compaction took; and its end."""
+    batches: list[bytes] = []
+    end = 0
+    for _ in range(rng.randrange(1, 6)):
+        producer, count = rng.choice((-1, 1, 2)), rng.randrange(1, 5)
+        control = producer >= 0 and rng.random() < 0.3
+        records = [Record(_ABORT_KEY)] if control else [Record(headers=[GOOD])] * count
+        batches.append(batch(end, records, producer=producer, control=control))
+        end += len(records) + rng.randrange(3)
+    return b"".join(batches), end
+
+
+def _stepwise(
+    of_partition: Any, records: Any, log: bytes, offset: int, aborted: list[tuple[int, int]], records_max: int | None
+) -> list[tuple[list[int], int, bool]]:
+    """Offsets and position after every ``getall``, and whether there is more, until there is not."""
+    position = SimpleNamespace(position=offset, paused=False)
+    position.consumed_to = partial(setattr, position, "position")
+    assignment: Any = SimpleNamespace(active=True, state_value=lambda tp: position)
+    part = of_partition(VIEW, records(log), list(aborted), offset, None, None, True, fetcher.READ_COMMITTED)
+    result: Any = fetcher.FetchResult(VIEW, assignment=assignment, partition_records=part, backoff=0)
+    steps: list[tuple[list[int], int, bool]] = []
+    while result.has_more():
+        steps.append(([record.offset for record in result.getall(records_max)], position.position, result.has_more()))
+    return steps
+
+
+def test_nothing_is_handed_on_after_a_seek() -> None:
+    part = fetched(batch(0, [Record()] * 3))
+    state: Any = SimpleNamespace(position=1, paused=False)
+    assignment: Any = SimpleNamespace(active=True, state_value=lambda tp: state)
+    result: Any = fetcher.FetchResult(VIEW, assignment=assignment, partition_records=part, backoff=0)
+    assert result.getall() == []
+    assert not result.has_more()
+
+
+def test_what_was_fetched_before_is_left_to_aiokafka() -> None:
+    of_partition, records = PLAIN
+    plain = of_partition(VIEW, records(batch(0, [Record()])), [], 0, None, None, True, fetcher.READ_COMMITTED)
+    state: Any = SimpleNamespace(position=0, paused=False, consumed_to=lambda offset: None)
+    assignment: Any = SimpleNamespace(active=True, state_value=lambda tp: state)
+    result: Any = fetcher.FetchResult(VIEW, assignment=assignment, partition_records=plain, backoff=0)
+    assert [type(record) for record in result.getall()] == [ConsumerRecord]
+
+
+def test_other_consumers_of_the_process_get_aiokafkas_records_again() -> None:
     untyped: Any = fetcher
-    inside = untyped.MemoryRecords, untyped.PartitionRecords.__next__
-    with parsed_records_handed_on():
-        untyped.MemoryRecords = untyped.PartitionRecords.__next__ = None
-    assert (untyped.MemoryRecords, untyped.PartitionRecords.__next__) == inside
+    inside = untyped.MemoryRecords, untyped.PartitionRecords, untyped.FetchResult.getall
+    assert (inside[1], inside[0]) != PLAIN
+    with pytest.raises(RuntimeError, match="inside"), parsed_records_handed_on():
+        untyped.MemoryRecords = untyped.PartitionRecords = untyped.FetchResult.getall = None
+        raise RuntimeError("inside")
+    assert (untyped.MemoryRecords, untyped.PartitionRecords, untyped.FetchResult.getall) == inside
