@@ -1,6 +1,6 @@
 """Records in, checked and grouped by user: what a batch is made of."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -71,32 +71,39 @@ class Batch(NamedTuple):
         return list(dict.fromkeys([*self.users, *(user for user, _ in self.erasures)]))
 
 
-def decode_chunks(chunks: Iterable[Chunk], now_ms: int, pseudonyms: Pseudonyms | None = None) -> Batch:
+def decode_chunks(chunks: Sequence[Chunk], now_ms: int, pseudonyms: Pseudonyms | None = None) -> Batch:
     """Check every record of the chunks and group the events by user; with ``pseudonyms`` no plain id gets further."""
-    users: list[UserKey] = []
-    places: dict[int, _Places] = {}
-    parts: list[Columns] = []
-    numbers: list[int] = []
     dead_letters: list[DeadLetter] = []
     erasures: list[tuple[UserKey, ErasureRequest]] = []
-    records = 0
     for chunk in chunks:
-        records += len(chunk.records)
         if chunk.event_type == ERASURE:
             _decode_erasures(chunk, now_ms, erasures, dead_letters, pseudonyms)
-            continue
-        columns, rejected = decode_columns(chunk.records, chunk.event_type, now_ms)
-        parts.append(columns)
-        if chunk.partition not in places:
-            places[chunk.partition] = _Places(chunk.partition, users, pseudonyms)
-        place_of = places[chunk.partition]
-        numbers += [place_of[key] for key in columns.keys]
-        dead_letters += [DeadLetter(chunk.topic, chunk.partition, chunk.records[n], reason) for n, reason in rejected]
-    events = Columns.joined(parts)
+    of_events = [chunk for chunk in chunks if chunk.event_type != ERASURE]
+    events, partitions = _decode_events(of_events, now_ms, dead_letters)
+    users: list[UserKey] = []
+    places = {chunk.partition: _Places(chunk.partition, users, pseudonyms) for chunk in of_events}
+    numbers = [places[partition][key] for partition, key in zip(partitions, events.keys, strict=True)]
     user_of = np.array(numbers, np.int64)
     order = np.lexsort((events.offsets, events.types, events.times_ms, user_of))
     bounds = np.searchsorted(user_of[order], np.arange(len(users) + 1)).tolist()
+    records = sum(len(chunk.records) for chunk in chunks)
     return Batch(users, events.in_order(order), bounds, dead_letters, records, erasures)
+
+
+def _decode_events(
+    chunks: Sequence[Chunk], now_ms: int, dead_letters: list[DeadLetter]
+) -> tuple[Columns, Sequence[int]]:
+    """The events and the partition of each; the chunks all at once, of which there may be many of few records."""
+    records = [record for chunk in chunks for record in chunk.records]
+    types = [chunk.event_type for chunk in chunks for _ in chunk.records]
+    partitions = [chunk.partition for chunk in chunks for _ in chunk.records]
+    events, rejected = decode_columns(records, types, now_ms)
+    if rejected:
+        topics = [chunk.topic for chunk in chunks for _ in chunk.records]
+        dead_letters += [DeadLetter(topics[n], partitions[n], records[n], reason) for n, reason in rejected]
+        refused = {n for n, _ in rejected}
+        partitions = [partition for n, partition in enumerate(partitions) if n not in refused]
+    return events, partitions
 
 
 def _decode_erasures(

@@ -96,52 +96,84 @@ class Columns(NamedTuple):
         )
 
 
-def decode_columns(records: Sequence[Any], event_type: int, now_ms: int) -> tuple[Columns, list[tuple[int, Rejected]]]:
+def decode_columns(
+    records: Sequence[Any], types: Sequence[int], now_ms: int
+) -> tuple[Columns, list[tuple[int, Rejected]]]:
     """``decode`` of every record: the accepted events in order, and place and reason of every other record.
 
     A record that stands out by itself, by its headers or as bytes that are no event, goes the careful way alone. The
     others are checked all at once; where that fails each half is, and so on, until a few are left that go that way too.
+
+    Args:
+        types: of each record, by its topic.
     """
-    plain = _plain(records) if len(records) > _ALONE_RECORDS else _Plain([], [], False)
+    plain = _plain(records) if len(records) > _ALONE_RECORDS else _NONE_PLAIN
     sound = _sound(plain, records, now_ms)
     if len(sound) == len(records):
-        return _columns(records, plain.wires, event_type), []
+        return _columns(records, plain.wires, types), []
     places = [plain.places[n] for n in sound]
-    columns = _columns([records[place] for place in places], [plain.wires[n] for n in sound], event_type)
     events: dict[int, Event] = {}
     rejected: list[tuple[int, Rejected]] = []
     for place in sorted(set(range(len(records))).difference(places)):
         record = records[place]
-        event = decode(record.value, record.key, record.headers, event_type, record.offset, now_ms)
+        event = decode(record.value, record.key, record.headers, types[place], record.offset, now_ms)
         if isinstance(event, Rejected):
             rejected.append((place, event))
         else:
             events[place] = event
+    alone = Columns.of(list(events.values()))
+    if not sound:
+        return alone, rejected
+    at_once = [records[place] for place in places]
+    columns = _columns(at_once, [plain.wires[n] for n in sound], [types[place] for place in places])
     if events:
-        both = Columns.joined([columns, Columns.of(list(events.values()))])
-        columns = both.in_order(np.argsort([*places, *events]))
+        columns = Columns.joined([columns, alone]).in_order(np.argsort([*places, *events]))
     return columns, rejected
 
 
 class _Plain(NamedTuple):
-    """The records of a chunk that are events of one format, as far as each can tell by itself."""
+    """The records that are plain events, as far as each can tell by itself."""
 
-    places: list[int]
+    places: Sequence[int]
     wires: list[Wire]
     may_hold_controls: bool
     """Whether an id may hold a control character."""
 
 
+_NONE_PLAIN: Final = _Plain([], [], False)
+
+
 def _plain(records: Sequence[Any]) -> _Plain:
     headers = [record.headers for record in records]
-    fmt = _format_of(headers)
+    first = _plain_of(records, headers, _format_of(headers))
+    if len(first.places) == len(records):
+        return first
+    second = _plain_of(records, headers, "json" if _format_of(headers) == "msgpack" else "msgpack")
+    if not second.places:
+        return first
+    in_order = sorted(zip([*first.places, *second.places], [*first.wires, *second.wires], strict=True), key=_place)
+    places, wires = zip(*in_order, strict=True)
+    return _Plain(places, list(wires), first.may_hold_controls or second.may_hold_controls)
+
+
+def _place(placed: tuple[int, Wire]) -> int:
+    return placed[0]
+
+
+def _plain_of(records: Sequence[Any], headers: list[_Headers], fmt: Format) -> _Plain:
     places, values = _complete(records, headers, fmt)
     joined = b"".join(values)
     openers = _openers(values, joined, fmt)
     if max(openers, default=0) > limits.context_depth_max:
         shallow = [count <= limits.context_depth_max for count in openers]
         places, values = list(compress(places, shallow)), list(compress(values, shallow))
+    # JSON holds a control character only behind a backslash, all but DEL.
+    may_hold_controls = fmt != "json" or b"\\" in joined or b"\x7f" in joined
     decode_one = decoders[fmt]
+    try:
+        return _Plain(places, list(map(decode_one, values)), may_hold_controls)
+    except _UNDECODABLE:
+        pass
     kept: list[int] = []
     wires: list[Wire] = []
     for place, value in zip(places, values, strict=True):
@@ -150,8 +182,7 @@ def _plain(records: Sequence[Any]) -> _Plain:
         except _UNDECODABLE:
             continue
         kept.append(place)
-    # JSON holds a control character only behind a backslash, all but DEL.
-    return _Plain(kept, wires, fmt != "json" or b"\\" in joined or b"\x7f" in joined)
+    return _Plain(kept, wires, may_hold_controls)
 
 
 def _format_of(headers: list[_Headers]) -> Format:
@@ -200,12 +231,12 @@ def _sound(plain: _Plain, records: Sequence[Any], now_ms: int) -> list[int]:
     return sound
 
 
-def _columns(records: Sequence[Any], wires: list[Wire], event_type: int) -> Columns:
+def _columns(records: Sequence[Any], wires: list[Wire], types: Sequence[int]) -> Columns:
     event_ids = [wire.event_id for wire in wires]
     return Columns(
         [record.key for record in records],
         [wire.item_id for wire in wires],
-        np.full(len(wires), event_type, np.int64),
+        np.array(types, np.int64),
         np.array([wire.timestamp for wire in wires], np.int64),
         np.array([record.offset for record in records], np.int64),
         np.array([0 if event_id is None else fingerprint_of(event_id) for event_id in event_ids], np.uint64),

@@ -41,8 +41,8 @@ def because(
         lines, places, own = np.nonzero(rows[:, :, None] == named[:, None, :])
         counts = np.count_nonzero(recent[lines] == rows[lines, places][:, None], axis=1)
         effects[lines, places, own] += _of_one_less(counts, repeat_weight)
-    effects[np.broadcast_to((named == OUT_OF_VOCABULARY)[:, None, :], effects.shape)] = -np.inf
-    strongest: list[int] = np.take_along_axis(named, effects.argmax(axis=2), 1).ravel().tolist()
+    effects = np.where((named == OUT_OF_VOCABULARY)[:, None, :], np.float32(-np.inf), effects)
+    strongest: list[int] = named[np.arange(len(named))[:, None], effects.argmax(axis=2)].ravel().tolist()
     names = encoder.items_at(strongest)
     if others is not None:
         effects[rows < OUT_OF_VOCABULARY] = -np.inf

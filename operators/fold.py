@@ -12,7 +12,7 @@ from operators import limits
 from operators.columns import Columns
 from operators.events import Event
 from operators.interest import NO_GAP_MS, OUT_OF_VOCABULARY, Encoder, Job, gap_buckets
-from operators.state import UserState
+from operators.state import Past, UserState
 
 __all__ = ["Folded", "fold", "fold_all"]
 
@@ -63,13 +63,15 @@ class _InOrder:
         np.maximum.at(following, (self._user_of, events.types), events.offsets + 1)
         self._following: list[list[int]] = following.tolist()
         self._rows = np.array(encoder.rows_of(events.item_ids), np.int64)
+        self._past = Past.of(events, self._rows)
         self._unknown: list[int] = np.add.reduceat(self._rows == OUT_OF_VOCABULARY, self._starts, dtype=int).tolist()
         self._gaps = self._gap_buckets()
         self._fresh = list(zip(events.item_ids, events.times_ms.tolist(), strict=True))
 
     def _gap_buckets(self) -> NDArray[np.int64]:
         times_ms = self._events.times_ms
-        gaps_ms = np.diff(times_ms, prepend=0)
+        gaps_ms = np.empty_like(times_ms)
+        gaps_ms[1:] = times_ms[1:] - times_ms[:-1]
         gaps_ms[self._starts] = np.where(self._newest_ms < 0, NO_GAP_MS, times_ms[self._starts] - self._newest_ms)
         return gap_buckets(gaps_ms)
 
@@ -99,7 +101,7 @@ class _InOrder:
     def fold(self, n: int) -> Folded:
         """Apply user n's events to the state."""
         state, unknown, start, end = self._states[n], self._unknown[n], self._bounds[n], self._bounds[n + 1]
-        state.extend(self._events, start, end, self._rows)
+        state.extend(self._past, start, end)
         state.fences = self._following[n]
         state.events_count += end - start
         state.known_count += end - start - unknown
@@ -128,7 +130,7 @@ def fold(state: UserState, events: Sequence[Event], encoder: Encoder) -> Folded:
     newest_ms = state.times_ms[-1] if state.times_ms else None
     fresh, inserted, duplicates, late, erased = _sift(state, events, newest_ms)
     in_order = Columns.of(fresh[inserted:])
-    state.extend(in_order)
+    state.extend(Past.of(in_order))
     state.events_count += len(fresh)
     state.late_count += late
     anew = bool(inserted) or stored is not None

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -42,33 +43,55 @@ def fresh_by_partition(
         events: all of the batch, of which type and offset tell those of one time apart.
         bounds: of the first users' events in them, as in ``operators.batches.Batch``.
     """
-    members: defaultdict[int, list[int]] = defaultdict(list)
+    by_partition: defaultdict[int, list[int]] = defaultdict(list)
     for n, (partition, _) in enumerate(users):
-        members[partition].append(n)
-    return {partition: _of_members(of_partition, fresh, events, bounds) for partition, of_partition in members.items()}
-
-
-def _of_members(
-    members: list[int], fresh: Sequence[Sequence[tuple[str, int]]], columns: Columns, bounds: Sequence[int]
-) -> FreshEvents:
-    of_members = [fresh[n] for n in members]
-    events = [event for of_user in of_members for event in of_user]
-    times_ms = np.array([time_ms for _, time_ms in events], np.int64)
-    places: list[int] = []
-    for n, of_user in zip(members, of_members, strict=True):
-        if of_user:  # where some of a user's are not new, which they are is not known: they come first of their time
-            whole = bounds[n + 1] - bounds[n] == len(of_user)
-            places += range(bounds[n], bounds[n + 1]) if whole else [-1] * len(of_user)
-    at = np.array(places, np.int64)
-    offsets, types = (np.where(at < 0, 0, column[at]) for column in (columns.offsets, columns.types))
-    lengths = np.array([len(of_user) for of_user in of_members], np.int64)
-    by_time = np.lexsort((offsets, types, times_ms))
-    position = np.empty(len(events), np.int64)
-    position[by_time] = np.arange(len(events))
-    has, last = lengths > 0, np.cumsum(lengths) - 1
+        by_partition[partition].append(n)
+    # All at once, partition by partition: under little load a batch has few events of each.
+    members = [n for of_partition in by_partition.values() for n in of_partition]
+    new = [event for n in members for event in fresh[n]]
+    user_ends = [0, *accumulate(len(fresh[n]) for n in members)]
+    first_users = [0, *accumulate(map(len, by_partition.values()))]
+    starts = [user_ends[first] for first in first_users]
+    by_time = _by_time(members, new, fresh, starts, events, bounds)
+    ordered: list[int] = by_time.tolist()
+    in_order = [new[at] for at in ordered]
+    position = np.empty(len(new), np.int64)
+    position[by_time] = np.arange(len(new))
+    ends = np.array(user_ends, np.int64)
+    lengths = ends[1:] - ends[:-1]
     known_to = np.zeros(len(members), np.int64)
-    known_to[has] = position[last[has]] + 1
-    return FreshEvents(members, lengths, [events[at] for at in by_time.tolist()], by_time, known_to)
+    known_to[lengths > 0] = position[ends[1:][lengths > 0] - 1] + 1
+    parts: dict[int, FreshEvents] = {}
+    for number, (partition, of_partition) in enumerate(by_partition.items()):
+        own = slice(first_users[number], first_users[number + 1])
+        start, end = starts[number : number + 2]
+        known = np.maximum(known_to[own] - start, 0)
+        parts[partition] = FreshEvents(
+            of_partition, lengths[own], in_order[start:end], by_time[start:end] - start, known
+        )
+    return parts
+
+
+def _by_time(
+    members: Sequence[int],
+    new: Sequence[tuple[str, int]],
+    fresh: Sequence[Sequence[tuple[str, int]]],
+    starts: Sequence[int],
+    events: Columns,
+    bounds: Sequence[int],
+) -> NDArray[np.int64]:
+    """The order of the ``new`` events of the ``members`` by partition, which begin at ``starts``, and event time."""
+    places: list[int] = []
+    for n in members:
+        count = len(fresh[n])
+        if count:  # where some of a user's are not new, which they are is not known: they come first of their time
+            whole = bounds[n + 1] - bounds[n] == count
+            places += range(bounds[n], bounds[n + 1]) if whole else [-1] * count
+    at = np.array(places, np.int64)
+    offsets, types = (np.where(at < 0, 0, column[at]) for column in (events.offsets, events.types))
+    times_ms = np.array([time_ms for _, time_ms in new], np.int64)
+    partitions = np.searchsorted(starts, np.arange(len(new)), side="right")
+    return np.lexsort((offsets, types, times_ms, partitions))
 
 
 def learn_popularity(popularity: Mapping[int, Popularity], fresh: Mapping[int, FreshEvents]) -> None:

@@ -97,11 +97,11 @@ def with_bonuses(
     equal = rows[:, :, None] == bonuses.rows[:, None, :]
     both = np.concatenate([own, np.where(equal.any(axis=2), np.float32(-np.inf), scores)], axis=1)
     sources = np.where(bonuses.history >= bonuses.covisitation, 1, 2) * ~equal.any(axis=1)
-    places = np.argsort(-both, axis=1, kind="stable")[:, : scores.shape[1]]
+    at = np.arange(len(both))[:, None], np.argsort(-both, axis=1, kind="stable")[:, : scores.shape[1]]
     return Fused(
-        np.take_along_axis(both, places, 1),
-        np.take_along_axis(np.concatenate([bonuses.rows, rows], axis=1), places, 1),
-        np.take_along_axis(np.concatenate([sources, np.zeros(rows.shape, np.int64)], axis=1), places, 1),
+        both[at],
+        np.concatenate([bonuses.rows, rows], axis=1)[at],
+        np.concatenate([sources, np.zeros(rows.shape, np.int64)], axis=1)[at],
     )
 
 

@@ -31,6 +31,7 @@ _HELP: Final = {
 
 _BOUNDS_S: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 """Upper bounds of the histograms' buckets."""
+_EDGES_S: Final = np.array(_BOUNDS_S)
 
 
 class _Histogram:
@@ -43,7 +44,7 @@ class _Histogram:
         self.sum += seconds
 
     def add_all(self, seconds: NDArray[np.float64]) -> None:
-        self._counts += np.bincount(np.searchsorted(_BOUNDS_S, seconds), minlength=len(self._counts))
+        self._counts += np.bincount(_EDGES_S.searchsorted(seconds), minlength=len(self._counts))
         self.sum += float(seconds.sum())
 
     def lines(self, name: str, label: str = "") -> list[str]:

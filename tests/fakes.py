@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operators.batches import Chunk
+from operators.columns import Columns
 from operators.events import Event, fingerprint_of
 from operators.interest import GAP_BUCKETS, OUT_OF_VOCABULARY, PackedJobs, advance_by_steps
+from operators.state import Past
 
 __all__ = ["NOW_MS", "TOPICS", "FakeEncoder", "FakeRecord", "chunk", "event", "full_pass", "items", "record"]
 
@@ -168,6 +170,6 @@ def event(
     return Event(user.encode(), item, event_type, timestamp_ms, offset, fingerprint)
 
 
-def past(item: str, event_type: int, timestamp_ms: int, fingerprint: int) -> Event:
-    """An event as a history keeps it."""
-    return Event(b"u", item, event_type, timestamp_ms, 0, fingerprint)
+def past(item: str, event_type: int, timestamp_ms: int, fingerprint: int) -> Past:
+    """An event as a history takes it."""
+    return Past.of(Columns.of([Event(b"u", item, event_type, timestamp_ms, 0, fingerprint)]))

@@ -13,7 +13,6 @@ import pytest
 
 from operators import limits, state
 from operators.candidates.popularity import Popularity
-from operators.columns import Columns
 from operators.ranking import Cause, RankedItem, RecommendationList, encode_list
 from operators.state import UserState
 from tests.fakes import past
@@ -30,9 +29,9 @@ def small_user() -> UserState:
     user.fences = [3, 0, 2**40 + 1, 0]
     user.model_version = "demo-1"
     user.events_count, user.late_count, user.known_count, user.unknown_count = 3, 1, 2, 1
-    user.extend(Columns.of([past("1082185", 2, 1_489_000_000_123, 0)]))
-    user.extend(Columns.of([past("brød", 0, 1_489_000_000_123, 2**64 - 1)]))
-    user.extend(Columns.of([past("\U0001f95b", 1, 1_489_000_777_000, 0x9F0DF14B49867331)]))
+    user.extend(past("1082185", 2, 1_489_000_000_123, 0))
+    user.extend(past("brød", 0, 1_489_000_000_123, 2**64 - 1))
+    user.extend(past("\U0001f95b", 1, 1_489_000_777_000, 0x9F0DF14B49867331))
     user.hidden = np.array([0.5, -1.25, 3.0e-7, 0.0], np.float32)
     user.vector = np.array([1.0, -0.0], np.float32)
     return user
@@ -43,7 +42,7 @@ def full_user() -> UserState:
     user.fences = [100, 200, 300, 0]
     user.model_version = "m" * 40
     for n in range(limits.history_events_max + 5):
-        user.extend(Columns.of([past(f"item-{n}", n % 3, 1_500_000_000_000 + 1_000 * n, n)]))
+        user.extend(past(f"item-{n}", n % 3, 1_500_000_000_000 + 1_000 * n, n))
     user.events_count = user.known_count = limits.history_events_max + 5
     user.hidden = (np.arange(512) / 7).astype(np.float32)
     user.vector = (np.arange(64) / -3).astype(np.float32)
@@ -54,7 +53,7 @@ def returned_user() -> UserState:
     user = UserState()
     user.fences = [3, 0, 9, 0]
     for n in range(4):
-        user.extend(Columns.of([past(f"item-{n}", 2, 1_500_000_000_000 + 1_000 * n, n)]))
+        user.extend(past(f"item-{n}", 2, 1_500_000_000_000 + 1_000 * n, n))
     user.erase(1_500_000_001_000, 18)
     user.model_version = "demo-1"
     user.known_count = 2

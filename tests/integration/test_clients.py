@@ -22,7 +22,6 @@ import pytest
 import typer.main
 
 from models.dataset import Purchases, complete_journey
-from operators.columns import Columns
 from operators.partition import partition_of
 from operators.state import UserState, encode
 from streams.cli import app, run
@@ -86,7 +85,7 @@ def _list(user: str, rank_first: str) -> bytes:
 
 def _state() -> bytes:
     state = UserState()
-    state.extend(Columns.of([past("i1", 2, 1_700_000_000_000, 1)]))
+    state.extend(past("i1", 2, 1_700_000_000_000, 1))
     state.fences[2] = 8
     state.events_count, state.model_version = 1, "m"
     state.vector = np.array([3, 4], np.float32)

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as of_numpy
 
 from operators import limits
-from operators.columns import Columns
 from operators.state import SOURCE_SLOTS, UserState, decode, encode
 from tests.fakes import past
 
@@ -24,7 +23,7 @@ def states(draw: st.DrawFn) -> UserState:
     counts = st.integers(0, 2**32 - 1)
     state.events_count, state.late_count, state.known_count, state.unknown_count = (draw(counts) for _ in range(4))
     for event in draw(st.lists(EVENTS, max_size=60)):
-        state.extend(Columns.of([past(*event)]))
+        state.extend(past(*event))
     state.hidden, state.vector = draw(st.none() | FLOATS), draw(st.none() | FLOATS)
     return state
 

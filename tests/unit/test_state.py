@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from operators import limits
-from operators.columns import Columns
+from operators.events import Event
 from operators.state import SCHEMA_VERSION, StateError, UserState, decode, encode
 from tests.fakes import past
 
@@ -15,8 +15,8 @@ def small_state() -> UserState:
     state = UserState()
     state.model_version = "m-1"
     state.fences = [3, 0, 2**40, 0]
-    state.extend(Columns.of([past("milk", 2, 1_000, 11)]))
-    state.extend(Columns.of([past("brød", 0, 2_000, 2**64 - 1)]))
+    state.extend(past("milk", 2, 1_000, 11))
+    state.extend(past("brød", 0, 2_000, 2**64 - 1))
     state.hidden = np.array([0.5, -1.5, 3.25], np.float32)
     state.vector = np.array([1.0, -0.0], np.float32)
     return state
@@ -37,7 +37,7 @@ def test_a_fresh_state_is_empty_and_survives() -> None:
 def test_the_history_is_a_ring_of_the_newest_events() -> None:
     state = UserState()
     for n in range(limits.history_events_max + 7):
-        state.extend(Columns.of([past(f"item-{n}", n % 3, 1_000 + n, n)]))
+        state.extend(past(f"item-{n}", n % 3, 1_000 + n, n))
     kept = range(7, limits.history_events_max + 7)
     assert state.history_items == [f"item-{n}" for n in kept]
     assert state.history_types == [n % 3 for n in kept]
@@ -48,8 +48,8 @@ def test_the_history_is_a_ring_of_the_newest_events() -> None:
 def test_insert_keeps_the_lists_parallel_and_drops_the_oldest_of_a_full_history() -> None:
     state = UserState()
     for n in range(limits.history_events_max):
-        state.extend(Columns.of([past(f"item-{n}", 0, 10 * n, n + 1)]))
-    state.insert(2, past("between", 2, 15, 99))
+        state.extend(past(f"item-{n}", 0, 10 * n, n + 1))
+    state.insert(2, Event(b"u", "between", 2, 15, 0, 99))
     assert len(state.history_items) == limits.history_events_max
     assert state.history_items[:3] == ["item-1", "between", "item-2"]
     assert state.history_types[:3] == [0, 2, 0]
@@ -59,8 +59,8 @@ def test_insert_keeps_the_lists_parallel_and_drops_the_oldest_of_a_full_history(
 
 def test_a_decoded_state_can_be_changed() -> None:
     state = decode(encode(small_state()))
-    state.extend(Columns.of([past("ost", 1, 3_000, 5)]))
-    state.insert(0, past("te", 1, 500, 6))
+    state.extend(past("ost", 1, 3_000, 5))
+    state.insert(0, Event(b"u", "te", 1, 500, 0, 6))
     again = decode(encode(state))
     assert again.history_items == ["te", "milk", "brød", "ost"]
     assert again.history_times_ms == [500, 1_000, 2_000, 3_000]

@@ -37,7 +37,7 @@ def user(name: str) -> UserKey:
 
 def stored(store: StateStore, name: str, item: str, offset: int = 0) -> None:
     of_user = UserState()
-    of_user.extend(Columns.of([past(item, 0, 1_000, 0)]))
+    of_user.extend(past(item, 0, 1_000, 0))
     store.write(user(name).partition, [(name.encode(), state.encode(of_user))], offset)
 
 
