@@ -1,13 +1,15 @@
 """The state's history ring and the refusals of its codec."""
 
 import zlib
+from array import array
 
 import numpy as np
 import pytest
 
 from operators import limits
+from operators.columns import Columns
 from operators.events import Event
-from operators.state import SCHEMA_VERSION, StateError, UserState, decode, encode
+from operators.state import SCHEMA_VERSION, Past, StateError, UserState, decode, encode
 from tests.fakes import past
 
 
@@ -43,6 +45,19 @@ def test_the_history_is_a_ring_of_the_newest_events() -> None:
     assert state.history_types == [n % 3 for n in kept]
     assert state.history_times_ms == [1_000 + n for n in kept]
     assert state.fingerprints.tolist() == list(kept)
+
+
+def test_a_part_of_a_batch_is_added_as_its_events_alone() -> None:
+    events = Columns.of([Event(b"u", f"item-{n}", n % 3, 1_000 + n, n, 70 + n) for n in range(6)])
+    rows = np.arange(20, 26)
+    state = UserState()
+    state.rows = array("q")
+    state.extend(Past.of(events, rows), 2, 5)
+    assert state.history_items == ["item-2", "item-3", "item-4"]
+    assert state.history_types == [2, 0, 1]
+    assert state.history_times_ms == [1_002, 1_003, 1_004]
+    assert state.fingerprints.tolist() == [72, 73, 74]
+    assert state.rows.tolist() == [22, 23, 24]
 
 
 def test_insert_keeps_the_lists_parallel_and_drops_the_oldest_of_a_full_history() -> None:
