@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
-from itertools import compress
+from itertools import compress, pairwise
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -18,6 +18,8 @@ __all__ = ["Columns", "decode_columns"]
 
 _ALONE_RECORDS: Final = 4
 """Of so few records each is checked alone: it costs no more than all at once."""
+_TOGETHER_RECORDS: Final = 500
+"""So many are checked at once: what one that is refused costs its neighbours does not grow with the batch."""
 _UNDECODABLE: Final = (msgspec.DecodeError, ValueError, OverflowError, RecursionError)
 _Headers = Sequence[tuple[str, bytes]]
 _HEADERS: Final[dict[Format, list[_Headers]]] = {
@@ -210,16 +212,17 @@ def _complete(records: Sequence[Any], headers: list[_Headers], fmt: Format) -> t
 
 
 def _sound(plain: _Plain, records: Sequence[Any], now_ms: int) -> list[int]:
-    """Which of the plain events are events indeed. What passes here passes ``decode`` alike.
+    """Which of the plain events are events indeed, in order. What passes here passes ``decode`` alike.
 
     The checks are those of ``decode``, each over the whole column, some of them stricter: a depth is bounded by the
     count of what may open a container, an id's bytes by four times its characters.
     """
     keys = [records[place].key for place in plain.places]
     sound: list[int] = []
-    ranges = [(0, len(keys))]
+    parts = max(math.ceil(len(keys) / _TOGETHER_RECORDS), 1)
+    ranges = list(pairwise(len(keys) * n // parts for n in range(parts, -1, -1)))
     while ranges:
-        start, end = ranges.pop()
+        end, start = ranges.pop()
         if end - start <= _ALONE_RECORDS:
             continue
         wires = plain.wires[start:end]
@@ -227,7 +230,7 @@ def _sound(plain: _Plain, records: Sequence[Any], now_ms: int) -> list[int]:
             sound += range(start, end)
         else:
             middle = (start + end) // 2
-            ranges += [(middle, end), (start, middle)]
+            ranges += [(end, middle), (middle, start)]
     return sound
 
 

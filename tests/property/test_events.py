@@ -186,6 +186,15 @@ def test_a_few_odd_records_change_nothing_for_their_neighbours(
     _check_as_one_by_one(records)
 
 
+@pytest.mark.parametrize("count", [499, 500, 501, 1_003])
+def test_odd_records_of_a_large_batch_change_nothing_for_their_neighbours(count: int) -> None:
+    for odd in ([], [0], [count - 1], [count // 2, count // 2 + 1], range(0, count, 97)):
+        records = [record(n, "u", f"item-{n}") for n in range(count)]
+        for place in odd:
+            records[place] = _odd(place)["control"]
+        _check_as_one_by_one(records)
+
+
 @pytest.mark.parametrize("encoding", ["json", "msgpack"])
 def test_plain_events_are_decoded_all_at_once(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fields = {"event_id": "cj-1", "session_id": "s", "value": 1.29, "context": {"title": 'a "brød"', "n": [1]}}
