@@ -61,6 +61,7 @@ class Batch(NamedTuple):
     bounds: list[int]
     """The events of user n are those from ``bounds[n]`` up to ``bounds[n + 1]``."""
     dead_letters: list[DeadLetter]
+    """Those of erasures, then those of events, in the order of the chunks."""
     records: int
     erasures: list[tuple[UserKey, ErasureRequest]]
     """In the order of the erase topic within each partition."""

@@ -1,9 +1,10 @@
-"""Events of a batch as parallel columns, and the quick way there: whole chunks are decoded and checked at once."""
+"""Events of a batch as parallel columns, and the quick way there: its records are decoded and checked together."""
 
 import math
 import re
 from collections.abc import Sequence
 from itertools import compress, pairwise
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -26,6 +27,7 @@ _HEADERS: Final[dict[Format, list[_Headers]]] = {
     "json": [JSON_HEADERS, []],
     "msgpack": [[("content-type", b"application/msgpack")]],
 }
+_OTHER_FORMAT: Final[dict[Format, Format]] = {"json": "msgpack", "msgpack": "json"}
 _NUL: Final = "\x00"
 _CONTROL_BUT_NUL: Final = re.compile(CONTROL.replace(_NUL, "\x01"))
 _UTF8_BYTES_PER_CHARACTER: Final = 4
@@ -146,20 +148,18 @@ _NONE_PLAIN: Final = _Plain([], [], False)
 
 
 def _plain(records: Sequence[Any]) -> _Plain:
+    """The plain events among the records, of whichever format each is."""
     headers = [record.headers for record in records]
-    first = _plain_of(records, headers, _format_of(headers))
-    if len(first.places) == len(records):
-        return first
-    second = _plain_of(records, headers, "json" if _format_of(headers) == "msgpack" else "msgpack")
-    if not second.places:
-        return first
-    in_order = sorted(zip([*first.places, *second.places], [*first.wires, *second.wires], strict=True), key=_place)
-    places, wires = zip(*in_order, strict=True)
-    return _Plain(places, list(wires), first.may_hold_controls or second.may_hold_controls)
-
-
-def _place(placed: tuple[int, Wire]) -> int:
-    return placed[0]
+    fmt = _format_of(headers)
+    plain = _plain_of(records, headers, fmt)
+    if len(plain.places) == len(records):
+        return plain
+    others = _plain_of(records, headers, _OTHER_FORMAT[fmt])
+    if not others.places:
+        return plain
+    placed = [*zip(plain.places, plain.wires, strict=True), *zip(others.places, others.wires, strict=True)]
+    places, wires = zip(*sorted(placed, key=itemgetter(0)), strict=True)
+    return _Plain(places, list(wires), plain.may_hold_controls or others.may_hold_controls)
 
 
 def _plain_of(records: Sequence[Any], headers: list[_Headers], fmt: Format) -> _Plain:
@@ -169,22 +169,18 @@ def _plain_of(records: Sequence[Any], headers: list[_Headers], fmt: Format) -> _
     if max(openers, default=0) > limits.context_depth_max:
         shallow = [count <= limits.context_depth_max for count in openers]
         places, values = list(compress(places, shallow)), list(compress(values, shallow))
-    # JSON holds a control character only behind a backslash, all but DEL.
-    may_hold_controls = fmt != "json" or b"\\" in joined or b"\x7f" in joined
-    decode_one = decoders[fmt]
-    try:
-        return _Plain(places, list(map(decode_one, values)), may_hold_controls)
-    except _UNDECODABLE:
-        pass
-    kept: list[int] = []
     wires: list[Wire] = []
-    for place, value in zip(places, values, strict=True):
+    undecodable: set[int] = set()
+    decoded = map(decoders[fmt], values)
+    while len(wires) + len(undecodable) < len(values):
         try:
-            wires.append(decode_one(value))
+            wires.extend(decoded)  # what came before an exception stays, and the iterator goes on behind it
         except _UNDECODABLE:
-            continue
-        kept.append(place)
-    return _Plain(kept, wires, may_hold_controls)
+            undecodable.add(len(wires) + len(undecodable))
+    if undecodable:
+        places = [place for n, place in enumerate(places) if n not in undecodable]
+    # JSON holds a control character only behind a backslash, all but DEL.
+    return _Plain(places, wires, fmt != "json" or b"\\" in joined or b"\x7f" in joined)
 
 
 def _format_of(headers: list[_Headers]) -> Format:

@@ -153,7 +153,7 @@ class UserState:
         """Event times of the history, oldest first."""
         return self.times_ms.tolist()
 
-    def extend(self, events: "Past", start: int = 0, end: int | None = None) -> None:
+    def extend(self, events: Past, start: int = 0, end: int | None = None) -> None:
         """Add the events from ``start`` up to ``end``, oldest first; they leave out the oldest of a full history.
 
         Without rows of theirs, those of the history are forgotten.

@@ -24,7 +24,7 @@ from aiokafka.consumer import fetcher
 from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
 from aiokafka.record.default_records import DefaultRecord, _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords, _MemoryRecordsPy
-from aiokafka.record.util import decode_varint
+from aiokafka.record.util import decode_varint_py
 
 __all__ = ["hand_on_parsed_records", "parsed_records_handed_on"]
 
@@ -63,7 +63,10 @@ def _getall(self: Any, max_records: int | None = None) -> list[Any]:
 
 
 class _FetchedPartition(PartitionRecords):
-    """aiokafka's view of the records of a fetch that a consumer is to have; here its iterator gives lists of them."""
+    """aiokafka's view of the records of a fetch that a consumer is to have, of which it makes a list a batch here.
+
+    One that is left half taken holds the rest of its batch until the collector comes by; a worker takes all.
+    """
 
     def __init__(self, *args: Any) -> None:
         self._run: list[Any] = []
@@ -172,12 +175,15 @@ class _Batches(_MemoryRecordsPy):
 
 
 class _LenientBatch(_DefaultRecordBatchPy):
-    """A batch whose records may have header names of any bytes; whatever else is wrong is an error as ever."""
+    """A batch whose records may have header names of any bytes; whatever else is wrong is an error as ever.
+
+    Lengths are read in Python: aiokafka's compiled reader of them goes beyond the end of a batch that lies.
+    """
 
     def _read_msg(self, *_: Any) -> Any:
-        length, start = decode_varint(self._buffer, self._pos)
-        timestamp_delta, at = decode_varint(self._buffer, start + 1)  # behind the attributes
-        offset_delta, at = decode_varint(self._buffer, at)
+        length, start = decode_varint_py(self._buffer, self._pos)
+        timestamp_delta, at = decode_varint_py(self._buffer, start + 1)  # behind the attributes
+        offset_delta, at = decode_varint_py(self._buffer, at)
         key, at = self._read_bytes(at)
         value, at = self._read_bytes(at)
         headers, at = self._read_headers(at)
@@ -188,7 +194,9 @@ class _LenientBatch(_DefaultRecordBatchPy):
         return DefaultRecord(self.base_offset + offset_delta, timestamp, self.timestamp_type, key, value, headers)
 
     def _read_headers(self, at: int) -> tuple[list[tuple[str, bytes | None]], int]:
-        count, at = decode_varint(self._buffer, at)
+        count, at = decode_varint_py(self._buffer, at)
+        if count < 0:
+            raise ValueError(f"{count} headers")
         headers: list[tuple[str, bytes | None]] = []
         for _ in range(count):
             name, at = self._read_bytes(at)
@@ -197,5 +205,5 @@ class _LenientBatch(_DefaultRecordBatchPy):
         return headers, at
 
     def _read_bytes(self, at: int) -> tuple[bytes | None, int]:
-        length, at = decode_varint(self._buffer, at)
+        length, at = decode_varint_py(self._buffer, at)
         return (None, at) if length < 0 else (bytes(self._buffer[at : at + length]), at + length)

@@ -178,49 +178,71 @@ def test_damaged_bytes_are_an_error_as_ever() -> None:
         next(records)
 
 
-@pytest.mark.parametrize("before", [1, 7])
-def test_a_length_that_lies_is_an_error_as_ever(before: int) -> None:
+@pytest.mark.parametrize(("before", "length"), [(1, 7), (1, 63), (7, 20)])
+def test_a_length_that_lies_is_an_error_as_ever(before: int, length: int) -> None:
     made = bytearray(batch(0, [Record(headers=[BAD]), Record(value=b"value")]))
-    made[made.index(b"value") - before] += 2  # that of the value, or of the record
+    made[made.index(b"value") - before] = 2 * length  # that of the value, also beyond the end, or of the record
     with pytest.raises(CorruptRecordException):
         list(fetched(bytes(made), crcs=False))
 
 
-@pytest.mark.parametrize("records_max", [None, 1, 2, 3, 4, 100])
-def test_records_and_positions_are_those_of_aiokafka(records_max: int | None) -> None:
-    rng = random.Random(records_max)
-    for _ in range(60):
-        log, end = _log(rng)
-        arguments = (log, rng.randrange(end), [(1, rng.randrange(end))], records_max)
-        assert _stepwise(fetcher.PartitionRecords, fetcher.MemoryRecords, *arguments) == _stepwise(*PLAIN, *arguments)
+def test_a_length_far_beyond_the_end_is_an_error_as_ever() -> None:
+    made = batch(0, [Record(headers=[BAD]), Record(key=b"a key")])
+    lies = made.replace(b"\x0aa key", b"\xfe\xff\xff\xff\xff\x7e")
+    assert lies != made
+    with pytest.raises(CorruptRecordException):
+        list(fetched(lies, crcs=False))
 
 
-def _log(rng: random.Random) -> tuple[bytes, int]:
-    """Batches, some of them in transactions, ends of these, and records that compaction took; and its end."""
+@pytest.mark.parametrize("seed", range(8))
+def test_records_positions_and_errors_are_those_of_aiokafka(seed: int) -> None:
+    rng = random.Random(seed)
+    for _ in range(40):
+        log, first, end = _log(rng)
+        calls = [rng.choice((None, 0, 1, 2, 3, 100)) for _ in range(9)]
+        arguments = (log, rng.randrange(first), [(1, rng.randrange(end))], calls)
+        assert _called(fetcher.PartitionRecords, fetcher.MemoryRecords, *arguments) == _called(*PLAIN, *arguments)
+
+
+def _log(rng: random.Random) -> tuple[bytes, int, int]:
+    """Batches, some of them in transactions, ends of these, and records that compaction took, perhaps damaged.
+
+    Also how many records the first one has, where a fetch begins, and the end.
+    """
     batches: list[bytes] = []
-    end = 0
+    first = end = 0
     for _ in range(rng.randrange(1, 6)):
         producer, count = rng.choice((-1, 1, 2)), rng.randrange(1, 5)
         control = producer >= 0 and rng.random() < 0.3
         records = [Record(_ABORT_KEY)] if control else [Record(headers=[GOOD])] * count
-        batches.append(batch(end, records, producer=producer, control=control))
+        made = bytearray(batch(end, records, producer=producer, control=control, compress=rng.random() < 0.2))
+        made[-1] ^= rng.random() < 0.1
+        batches.append(bytes(made))
+        first = first or len(records)
         end += len(records) + rng.randrange(3)
-    return b"".join(batches), end
+    return b"".join(batches), first, end
 
 
-def _stepwise(
-    of_partition: Any, records: Any, log: bytes, offset: int, aborted: list[tuple[int, int]], records_max: int | None
-) -> list[tuple[list[int], int, bool]]:
-    """Offsets and position after every ``getall``, and whether there is more, until there is not."""
+def _called(
+    of_partition: Any, records: Any, log: bytes, offset: int, aborted: list[tuple[int, int]], calls: list[int | None]
+) -> list[tuple[list[int] | str, int, bool]]:
+    """Offsets or error of every ``getall``, or ``getone`` for 0, with the position then and whether there is more."""
     position = SimpleNamespace(position=offset, paused=False)
     position.consumed_to = partial(setattr, position, "position")
     assignment: Any = SimpleNamespace(active=True, state_value=lambda tp: position)
     part = of_partition(VIEW, records(log), list(aborted), offset, None, None, True, fetcher.READ_COMMITTED)
     result: Any = fetcher.FetchResult(VIEW, assignment=assignment, partition_records=part, backoff=0)
-    steps: list[tuple[list[int], int, bool]] = []
-    while result.has_more():
-        steps.append(([record.offset for record in result.getall(records_max)], position.position, result.has_more()))
-    return steps
+    answers: list[tuple[list[int] | str, int, bool]] = []
+    for call in calls:
+        try:
+            got = [result.getone()] if call == 0 else result.getall(call)
+            answer: list[int] | str = [record.offset for record in got if record is not None]
+        except CorruptRecordException as error:
+            answer = str(error)
+        answers.append((answer, position.position, result.has_more()))
+        if not result.has_more():  # the fetcher lets go of it
+            break
+    return answers
 
 
 def test_nothing_is_handed_on_after_a_seek() -> None:
