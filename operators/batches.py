@@ -1,7 +1,7 @@
 """Records in, checked and grouped by user: what a batch is made of."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from operators.events import Rejected
 from operators.privacy import Pseudonyms
 
 __all__ = ["Batch", "Chunk", "DeadLetter", "Record", "UserKey", "decode_chunks"]
+
+_TOGETHER_RECORDS: Final = 400
+"""So many records are enough: with more what is made of them leaves the cache before it is looked at."""
 
 
 class Record(Protocol):
@@ -80,10 +83,13 @@ def decode_chunks(chunks: Sequence[Chunk], now_ms: int, pseudonyms: Pseudonyms |
         if chunk.event_type == ERASURE:
             _decode_erasures(chunk, now_ms, erasures, dead_letters, pseudonyms)
     of_events = [chunk for chunk in chunks if chunk.event_type != ERASURE]
-    events, partitions = _decode_events(of_events, now_ms, dead_letters)
+    events, runs = _decode_events(of_events, now_ms, dead_letters)
     users: list[UserKey] = []
     places = {chunk.partition: _Places(chunk.partition, users, pseudonyms) for chunk in of_events}
-    numbers = [places[partition][key] for partition, key in zip(partitions, events.keys, strict=True)]
+    numbers: list[int] = []
+    for partition, count in runs:
+        place_of = places[partition]
+        numbers += [place_of[key] for key in events.keys[len(numbers) : len(numbers) + count]]
     user_of = np.array(numbers, np.int64)
     order = np.lexsort((events.offsets, events.types, events.times_ms, user_of))
     bounds = np.searchsorted(user_of[order], np.arange(len(users) + 1)).tolist()
@@ -93,18 +99,39 @@ def decode_chunks(chunks: Sequence[Chunk], now_ms: int, pseudonyms: Pseudonyms |
 
 def _decode_events(
     chunks: Sequence[Chunk], now_ms: int, dead_letters: list[DeadLetter]
-) -> tuple[Columns, Sequence[int]]:
-    """The events and the partition of each; the chunks all at once, of which there may be many of few records."""
-    records = [record for chunk in chunks for record in chunk.records]
-    types = [chunk.event_type for chunk in chunks for _ in chunk.records]
-    partitions = [chunk.partition for chunk in chunks for _ in chunk.records]
-    events, rejected = decode_columns(records, types, now_ms)
-    if rejected:
-        topics = [chunk.topic for chunk in chunks for _ in chunk.records]
-        dead_letters += [DeadLetter(topics[n], partitions[n], records[n], reason) for n, reason in rejected]
-        refused = {n for n, _ in rejected}
-        partitions = [partition for n, partition in enumerate(partitions) if n not in refused]
-    return events, partitions
+) -> tuple[Columns, list[tuple[int, int]]]:
+    """The events of the chunks, and of each chunk the partition and how many of them are of it."""
+    parts: list[Columns] = []
+    runs: list[tuple[int, int]] = []
+    for group in _grouped(chunks):
+        records: list[Any] = []
+        types: list[int] = []
+        for chunk in group:
+            records += chunk.records
+            types += [chunk.event_type] * len(chunk.records)
+        columns, rejected = decode_columns(records, types, now_ms)
+        counts = [len(chunk.records) for chunk in group]
+        chunk_of = [n for n, count in enumerate(counts) for _ in range(count)] if rejected else []
+        for place, reason in rejected:
+            counts[chunk_of[place]] -= 1
+            chunk = group[chunk_of[place]]
+            dead_letters.append(DeadLetter(chunk.topic, chunk.partition, records[place], reason))
+        parts.append(columns)
+        runs += [(chunk.partition, count) for chunk, count in zip(group, counts, strict=True)]
+    return Columns.joined(parts), runs
+
+
+def _grouped(chunks: Iterable[Chunk]) -> list[list[Chunk]]:
+    """Chunks that are decoded together: under little load there are many, each of few records. A large one is alone."""
+    groups: list[list[Chunk]] = []
+    records = _TOGETHER_RECORDS
+    for chunk in chunks:
+        if records >= _TOGETHER_RECORDS:
+            groups.append([])
+            records = 0
+        groups[-1].append(chunk)
+        records += len(chunk.records)
+    return groups
 
 
 def _decode_erasures(

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
-from itertools import compress, pairwise
+from itertools import compress
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
@@ -19,8 +19,6 @@ __all__ = ["Columns", "decode_columns"]
 
 _ALONE_RECORDS: Final = 4
 """Of so few records each is checked alone: it costs no more than all at once."""
-_TOGETHER_RECORDS: Final = 500
-"""So many are checked at once: what one that is refused costs its neighbours does not grow with the batch."""
 _UNDECODABLE: Final = (msgspec.DecodeError, ValueError, OverflowError, RecursionError)
 _Headers = Sequence[tuple[str, bytes]]
 _HEADERS: Final[dict[Format, list[_Headers]]] = {
@@ -215,10 +213,9 @@ def _sound(plain: _Plain, records: Sequence[Any], now_ms: int) -> list[int]:
     """
     keys = [records[place].key for place in plain.places]
     sound: list[int] = []
-    parts = max(math.ceil(len(keys) / _TOGETHER_RECORDS), 1)
-    ranges = list(pairwise(len(keys) * n // parts for n in range(parts, -1, -1)))
+    ranges = [(0, len(keys))]
     while ranges:
-        end, start = ranges.pop()
+        start, end = ranges.pop()
         if end - start <= _ALONE_RECORDS:
             continue
         wires = plain.wires[start:end]
@@ -226,7 +223,7 @@ def _sound(plain: _Plain, records: Sequence[Any], now_ms: int) -> list[int]:
             sound += range(start, end)
         else:
             middle = (start + end) // 2
-            ranges += [(end, middle), (middle, start)]
+            ranges += [(middle, end), (start, middle)]
     return sound
 
 
