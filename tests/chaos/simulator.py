@@ -4,7 +4,7 @@ Each seed draws a stream, one or two workers and a schedule: batches of any size
 between any two steps and any two records, lost memtables, wiped disks, rebalances, commits that lag, a batch
 computed while another is settled. The steps of a settlement are those of ``streams.checkpoint`` in their order;
 ``tests.chaos.shell`` puts the real one in their place. A dead worker's records never arrive after its partitions
-have gone to another one. Prints one JSON object; exit status 1 when a seed fails.
+have gone to another one. Every processor takes seeds. Prints one JSON object; exit status 1 when a seed fails.
 """
 
 import argparse
@@ -13,8 +13,9 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, Final, NamedTuple
 
 from streams.checkpoint import Settlement
 from tests.chaos.disks import Disks, MemoryDisks
@@ -25,6 +26,9 @@ __all__ = ["Simulation", "main", "simulate"]
 
 _ACTIONS_MAX: Final = 2_000
 """A schedule that has not come to its end by then never will."""
+
+
+_PART_SEEDS: Final = 50
 
 
 class Simulation:
@@ -182,6 +186,27 @@ def simulate(seed: int) -> Ledger:
         raise InvariantError(f"seed {seed}: {type(error).__name__}: {error}") from error
 
 
+class _Done(NamedTuple):
+    """What came of some seeds."""
+
+    failures: dict[int, str]
+    totals: Counter[str]
+    crashes: Counter[str]
+
+
+def _simulate_all(seeds: Iterable[int]) -> _Done:
+    done = _Done({}, Counter(), Counter())
+    for seed in seeds:
+        try:
+            ledger = simulate(seed)
+        except InvariantError as error:
+            done.failures[seed] = str(error)
+            continue
+        done.totals.update(ledger.totals())
+        done.crashes.update(ledger.crashes)
+    return done
+
+
 def main() -> int:
     """Run the seeds; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -189,17 +214,16 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0)
     options = parser.parse_args()
     began = time.perf_counter()
+    end = options.first + options.seeds
+    parts = [range(start, min(start + _PART_SEEDS, end)) for start in range(options.first, end, _PART_SEEDS)]
     failures: dict[int, str] = {}
     totals: Counter[str] = Counter()
     crashes: Counter[str] = Counter()
-    for seed in range(options.first, options.first + options.seeds):
-        try:
-            ledger = simulate(seed)
-        except InvariantError as error:
-            failures[seed] = str(error)
-            continue
-        totals.update(ledger.totals())
-        crashes.update(ledger.crashes)
+    with ProcessPoolExecutor() as pool:
+        for done in pool.map(_simulate_all, parts):
+            failures |= done.failures
+            totals.update(done.totals)
+            crashes.update(done.crashes)
     seconds = time.perf_counter() - began
     result: dict[str, Any] = {
         "ok": not failures,
