@@ -16,6 +16,10 @@ _PART_SLOTS: Final = 256
 _SCHEMA: Final = 1
 _SLOT: Final = "<u2"
 _WEIGHT: Final = "<i8"
+_SLOT_BYTES: Final = 2
+_WEIGHT_BYTES: Final = 8
+_EVENT_BYTES: Final = _SLOT_BYTES * (1 + WINDOW_EVENTS)
+_SLOTS_MAX: Final = 2**16
 
 
 class CoVisitationError(ValueError):
@@ -45,10 +49,15 @@ _Record = TypeVar("_Record", _Head, _Part)
 
 
 def changed_parts(of: LiveCoVisitation) -> Iterator[tuple[str, bytes]]:
-    """Name and value of what is not as it was when this was last asked; all of it together makes ``of`` again."""
+    """Name and value of what is not as it was when this was last asked; all of it together makes ``of`` again.
+
+    The head comes first: cut off anywhere, the rest names no slot that it does not know.
+    """
     table, slots = of.table, len(of.item_ids)
     learned = np.flatnonzero(of.changed[:slots])
     of.changed[:] = False
+    pending = of.pending.astype(_SLOT).tobytes()
+    yield HEAD, msgspec.msgpack.encode(_Head(_SCHEMA, of.generation, of.events, slots, pending))
     for number in np.unique(learned // _PART_SLOTS).tolist():
         part = slice(number * _PART_SLOTS, min((number + 1) * _PART_SLOTS, slots))
         used = table.used[part]
@@ -67,36 +76,59 @@ def changed_parts(of: LiveCoVisitation) -> Iterator[tuple[str, bytes]]:
                 )
             ),
         )
-    pending = of.pending.astype(_SLOT).tobytes()
-    yield HEAD, msgspec.msgpack.encode(_Head(_SCHEMA, of.generation, of.events, slots, pending))
 
 
 def restore(read: Callable[[str], bytes | None]) -> LiveCoVisitation:
     """What ``changed_parts`` wrote, from the newest value of each name; empty where there is no head.
 
-    A part that a crash left behind the head, or before other items got its slots, is left out.
+    A part of other items than the head's, or of more, as a crash between them leaves it, is left out.
 
     Raises:
-        CoVisitationError: a value is no part of schema 1.
+        CoVisitationError: a value is no part of schema 1, or does not fit together.
     """
     restored = LiveCoVisitation()
     value = read(HEAD)
     if value is None:
         return restored
     head = _decoded(value, _Head)
-    restored.generation, restored.events = head.generation, head.events
-    restored.pending = np.frombuffer(head.pending, _SLOT).reshape(-1, 1 + WINDOW_EVENTS).astype(np.int64)
+    _require(0 < head.slots <= _SLOTS_MAX and len(head.pending) % _EVENT_BYTES == 0)
+    pending = np.frombuffer(head.pending, _SLOT).reshape(-1, 1 + WINDOW_EVENTS).astype(np.int64)
+    _require(pending.max(initial=0) < head.slots)
+    restored.generation, restored.events, restored.pending = head.generation, head.events, pending
     for number in range(-(-head.slots // _PART_SLOTS)):
         first = number * _PART_SLOTS
         names = [""] * (min(first + _PART_SLOTS, head.slots) - first)
         value = read(str(number))
-        part = None if value is None else _decoded(value, _Part)
-        if part is not None and part.generation == head.generation:
+        part = None if value is None else _checked(_decoded(value, _Part), restored.table.successors_max)
+        if part is not None and (part.generation != head.generation or _slots_named(part, first) > head.slots):
+            part = None
+        if part is not None:
             names[: len(part.item_ids)] = part.item_ids
         restored.reserve(names[1:] if number == 0 else names)
-        if part is not None and part.generation == head.generation:
+        if part is not None:
             _put(restored, first, part)
     return restored
+
+
+def _checked(part: _Part, successors_max: int) -> _Part:
+    """A part whose columns fit together."""
+    count, used = len(part.item_ids), np.frombuffer(part.used, np.uint8)
+    places = int(used.sum())
+    _require(count <= _PART_SLOTS and len(used) == count and used.max(initial=0) <= successors_max)
+    _require(len(part.counts) == _WEIGHT_BYTES * count and len(part.weights) == _WEIGHT_BYTES * places)
+    _require(len(part.successors) == _SLOT_BYTES * places)
+    _require(min(np.frombuffer(column, _WEIGHT).min(initial=0) for column in (part.counts, part.weights)) >= 0)
+    return part
+
+
+def _require(fits: bool) -> None:
+    if not fits:
+        raise CoVisitationError("no part of a co-visitation snapshot: what it holds does not fit together")
+
+
+def _slots_named(part: _Part, first: int) -> int:
+    """How many slots there must be for the part that begins at ``first``."""
+    return max(first + len(part.item_ids), int(np.frombuffer(part.successors, _SLOT).max(initial=0)) + 1)
 
 
 def _put(of: LiveCoVisitation, first: int, part: _Part) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,8 @@ from hypothesis import strategies as st
 from models.errors import ModelError
 from models.manifest import load_manifest
 from operators import state
+from operators.candidates import covisitation_parts
+from operators.candidates.covisitation_parts import CoVisitationError
 from operators.candidates.popularity import Popularity, PopularityError
 from operators.erasure import decode_erasure
 from operators.events import decode
@@ -52,7 +55,7 @@ LINES = {
 }
 
 
-def bounded(parse: Callable[[], Any]) -> Any:
+def bounded(parse: Callable[[], Any], room_bytes_max: int = ROOM_BYTES_MAX) -> Any:
     """What it answers; the room it takes does not follow a length that the bytes only claim."""
     tracemalloc.start()
     try:
@@ -60,7 +63,7 @@ def bounded(parse: Callable[[], Any]) -> Any:
     finally:
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert peak < ROOM_BYTES_MAX
+        assert peak < room_bytes_max
 
 
 @settings(max_examples=150)
@@ -98,6 +101,40 @@ def test_popularity_snapshots(value: bytes) -> None:
         bounded(lambda: Popularity.restore(value)).top(3)
     except PopularityError as error:
         assert str(error)
+
+
+SLOTS = st.lists(st.integers(0, 2**16 - 1), max_size=24).map(lambda slots: np.array(slots, "<u2").tobytes())
+WEIGHTS = st.lists(st.integers(-3, 2**62), max_size=9).map(lambda weights: np.array(weights, "<i8").tobytes())
+
+
+@settings(max_examples=300)
+@given(
+    st.tuples(
+        st.just(1), st.integers(0, 1), st.integers(0, 2**63), st.integers(-1, 600) | st.just(2**62), SLOTS | BYTES
+    ),
+    st.tuples(
+        st.just(1),
+        st.integers(0, 1),
+        st.lists(st.text(max_size=2), max_size=4),
+        WEIGHTS | BYTES,
+        st.lists(st.integers(0, 70), max_size=4).map(bytes) | BYTES,
+        SLOTS | BYTES,
+        WEIGHTS | BYTES,
+    ),
+    BYTES | st.none(),
+)
+@example((1, 0, 9, 3, b""), (1, 0, ["", "a"], bytes(16), b"\x00\x01", b"\x02\x00", bytes(8)), None)
+@example((1, 0, 9, 3, b""), (1, 0, ["", "a"], bytes(16), b"\x00\x01", b"\x09\x00", bytes(8)), None)
+def test_covisitation_snapshots(head: Any, part: Any, other: bytes | None) -> None:
+    values = {"": msgspec.msgpack.encode(head), "0": msgspec.msgpack.encode(part), "1": other}
+    try:
+        restored = bounded(lambda: covisitation_parts.restore(values.get), room_bytes_max=64 * 1024 * 1024)
+    except CoVisitationError as error:
+        assert str(error)
+        return
+    in_use = np.arange(restored.table.successors_max) < restored.table.used[:, None]
+    assert restored.table.successors[in_use].max(initial=0) < len(restored.item_ids)
+    assert restored.pending.max(initial=0) < len(restored.item_ids)
 
 
 @settings(max_examples=150)

@@ -271,10 +271,73 @@ def test_a_part_of_another_generation_or_none_is_left_out(monkeypatch: pytest.Mo
         assert all(item for item, _, _ in answer)
 
 
+def test_a_save_that_was_cut_off_anywhere_is_restored_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(covisitation_parts, "_PART_SLOTS", 16)
+    for seed in range(6):
+        visits = stream(600, seed=seed)
+        live, parts = Live(), Parts()
+        live.batch(visits[:200])
+        parts.save(live)
+        live.batch(visits[200:400])
+        saved = list(covisitation_parts.changed_parts(live.table))
+        for kept in range(len(saved) + 1):
+            _goes_on({**parts, **dict(saved[:kept])}, visits[400:])
+        _goes_on({**parts, **dict(saved[1:])}, visits[400:])  # the head of before, as it was written last once
+
+
+def _goes_on(parts: dict[str, bytes], visits: list[Visit]) -> None:
+    other = Live()
+    other.table = covisitation_parts.restore(parts.get)
+    table, slots = other.table.table, len(other.table.item_ids)
+    in_use = np.arange(table.successors_max) < table.used[:, None]
+    assert (table.successors[in_use] < slots).all()
+    assert other.table.pending.max(initial=0) < slots
+    for answer in other.batch(visits).values():
+        assert all(item for item, _, _ in answer)
+
+
 @pytest.mark.parametrize("value", [b"", b"\xff", b"[]", covisitation_parts.msgspec.msgpack.encode([9, 0, 0, 1, b""])])
 def test_what_is_no_snapshot_is_refused(value: bytes) -> None:
     with pytest.raises(covisitation_parts.CoVisitationError, match="snapshot"):
         covisitation_parts.restore({"": value}.get)
+
+
+HEAD: dict[str, object] = {"schema": 1, "generation": 0, "events": 9, "slots": 3, "pending": b"\x01\x00" * (1 + WINDOW)}
+PART: dict[str, object] = {
+    "schema": 1,
+    "generation": 0,
+    "item_ids": ["", "a", "b"],
+    "counts": bytes(24),
+    "used": b"\x00\x01\x01",
+    "successors": b"\x02\x00\x01\x00",
+    "weights": bytes(16),
+}
+
+
+@pytest.mark.parametrize(
+    ("head", "part"),
+    [
+        ({"slots": 0}, {}),
+        ({"slots": 2**62}, {}),
+        ({"pending": b"\x01\x00"}, {}),
+        ({"pending": b"\x03\x00" * (1 + WINDOW)}, {}),
+        ({}, {"item_ids": ["", "a"]}),
+        ({}, {"counts": bytes(23)}),
+        ({}, {"counts": b"\xff" * 24}),
+        ({}, {"used": b"\x00\x02"}),
+        ({}, {"used": b"\x00\x00\x41", "successors": bytes(130), "weights": bytes(8 * 65)}),
+        ({}, {"successors": b"\x02\x00"}),
+        ({}, {"weights": bytes(8)}),
+        ({}, {"weights": b"\xff" * 16}),
+    ],
+)
+def test_a_snapshot_that_does_not_fit_together_is_refused(head: dict[str, object], part: dict[str, object]) -> None:
+    encode = covisitation_parts.msgspec.msgpack.encode
+    good = {"": encode([*HEAD.values()]), "0": encode([*PART.values()])}
+    assert covisitation_parts.restore(good.get).item_ids == ["", "a", "b"]
+    forged = {"": encode([*(HEAD | head).values()]), "0": encode([*(PART | part).values()])}
+    with pytest.raises(covisitation_parts.CoVisitationError, match="fit together"):
+        covisitation_parts.restore(forged.get)
 
 
 def test_a_part_of_the_longest_ids_fits_a_produce_batch() -> None:
