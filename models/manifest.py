@@ -115,7 +115,7 @@ def load_artefact(directory: Path) -> tuple[Manifest, dict[str, bytes]]:
     path = directory / MANIFEST_FILE
     try:
         manifest = msgspec.json.decode(_read(path), type=Manifest)
-    except msgspec.MsgspecError as error:
+    except (ValueError, RecursionError) as error:  # DecodeError is a ValueError, and so is what is not UTF-8
         raise ModelError(f"{path} is not a manifest ({error}); {_FIX}") from error
     if manifest.format != FORMAT:
         raise ModelError(f"{path} has format {manifest.format}, expected {FORMAT}; {_FIX}")

@@ -220,7 +220,7 @@ def _vocabulary(artefact: Path, content: bytes, manifest: Manifest) -> list[str]
     path = artefact / VOCABULARY_FILE
     try:
         items = msgspec.json.decode(content, type=list[str])
-    except msgspec.MsgspecError as error:
+    except (ValueError, RecursionError) as error:  # DecodeError is a ValueError, and so is what is not UTF-8
         raise ModelError(f"{path} is not a list of item ids ({error}); export the model again") from error
     if len(items) != manifest.items or len(set(items)) != len(items):
         raise ModelError(f"{path} must hold {manifest.items} distinct ids, has {len(set(items))}; export it again")
@@ -230,7 +230,7 @@ def _vocabulary(artefact: Path, content: bytes, manifest: Manifest) -> list[str]
 def _fusion(artefact: Path, content: bytes | None) -> Fusion | None:
     try:
         return None if content is None else msgspec.json.decode(content, type=Fusion)
-    except msgspec.MsgspecError as error:
+    except (ValueError, RecursionError) as error:  # DecodeError is a ValueError, and so is what is not UTF-8
         raise ModelError(f"{artefact / FUSION_FILE} holds no weights ({error}); choose them again") from error
 
 

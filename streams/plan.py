@@ -38,7 +38,7 @@ def read_costs(path: Path = COSTS_FILE) -> Costs:
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=Costs)
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # MsgspecError is a ValueError
         raise ClientError(
             f"{path} cannot be read ({error}); measure with `headwater bench report --measure`"
         ) from error

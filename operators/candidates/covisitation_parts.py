@@ -144,7 +144,7 @@ def _put(of: LiveCoVisitation, first: int, part: _Part) -> None:
 def _decoded(value: bytes, kind: type[_Record]) -> _Record:
     try:
         read: Any = msgspec.msgpack.decode(value, type=kind)
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:  # DecodeError is a ValueError, and so is what is not UTF-8
         raise CoVisitationError(f"no part of a co-visitation snapshot: {error}") from None
     if read.schema != _SCHEMA:
         raise CoVisitationError(f"co-visitation snapshot of schema {read.schema}; this version reads schema {_SCHEMA}")

@@ -134,7 +134,7 @@ class Popularity:
         """
         try:
             read = msgspec.msgpack.decode(data, type=_Snapshot)
-        except msgspec.DecodeError as error:
+        except (ValueError, RecursionError) as error:  # DecodeError is a ValueError, and so is what is not UTF-8
             raise PopularityError(f"no popularity snapshot: {error}") from None
         if read.schema != 1:
             raise PopularityError(f"popularity snapshot of schema {read.schema}; this version reads schema 1")

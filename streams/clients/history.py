@@ -143,7 +143,7 @@ def _impressions(client: Consumer, cluster: Cluster, settings: Settings) -> dict
             continue
         try:
             shown = msgspec.json.decode(record.value, type=_List)
-        except msgspec.MsgspecError as error:
+        except (ValueError, RecursionError) as error:  # DecodeError is a ValueError, and so is what is not UTF-8
             raise ClientError(
                 f"{record.topic}/{record.partition} offset {record.offset} is no ranked list ({error});"
                 " check that nothing else writes to topics.recommendations"

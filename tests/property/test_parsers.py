@@ -96,6 +96,7 @@ def test_a_forged_state_of_a_right_checksum_and_no_model_version() -> None:
 
 @settings(max_examples=200)
 @given(BYTES)
+@example(b"\x94\x01\x05\x03\x82\xa1\xc8\xcb?1\xf0\x00\x00\x00\x00\x00\xa1b\xcb" + bytes(8))  # an id that is not UTF-8
 def test_popularity_snapshots(value: bytes) -> None:
     try:
         bounded(lambda: Popularity.restore(value)).top(3)
@@ -124,6 +125,7 @@ WEIGHTS = st.lists(st.integers(-3, 2**62), max_size=9).map(lambda weights: np.ar
     BYTES | st.none(),
 )
 @example((1, 0, 9, 3, b""), (1, 0, ["", "a"], bytes(16), b"\x00\x01", b"\x02\x00", bytes(8)), None)
+@example((1, 0, 9, 300, b""), (1, 0, [], b"", b"", b"", b""), b"\x97\x01\x00\x91\xa1\xc8")
 @example((1, 0, 9, 3, b""), (1, 0, ["", "a"], bytes(16), b"\x00\x01", b"\x09\x00", bytes(8)), None)
 def test_covisitation_snapshots(head: Any, part: Any, other: bytes | None) -> None:
     values = {"": msgspec.msgpack.encode(head), "0": msgspec.msgpack.encode(part), "1": other}
@@ -167,6 +169,7 @@ def test_lists_as_clients_read_them(value: bytes | None, key: bytes | None) -> N
 
 @settings(max_examples=100)
 @given(BYTES)
+@example(b'{"format": 2, "version": "\xff"}')
 def test_manifests(value: bytes) -> None:
     import tempfile
 
