@@ -1,5 +1,6 @@
 """Popularity that moves with the stream: one exponentially decayed count per item."""
 
+import math
 from bisect import bisect_right
 from collections.abc import Container, Mapping, Sequence
 from typing import Final
@@ -47,7 +48,7 @@ class PopularItems:
         if len(chosen) < count and len(self._ranked) < len(weights):
             self._ranked = _rank(weights, len(weights))
             chosen = [item for item in self._ranked if item not in excluded][:count]
-        top = weights[self._ranked[0]] if self._ranked else 1.0
+        top = (weights[self._ranked[0]] if self._ranked else 0.0) or 1.0  # a weight of long ago may be none
         return [(item, weights[item] / top) for item in chosen]
 
 
@@ -130,7 +131,7 @@ class Popularity:
         """The popularity that ``snapshot`` wrote.
 
         Raises:
-            PopularityError: not a snapshot of schema 1.
+            PopularityError: not a snapshot of schema 1, or with a weight that nothing can have.
         """
         try:
             read = msgspec.msgpack.decode(data, type=_Snapshot)
@@ -138,6 +139,8 @@ class Popularity:
             raise PopularityError(f"no popularity snapshot: {error}") from None
         if read.schema != 1:
             raise PopularityError(f"popularity snapshot of schema {read.schema}; this version reads schema 1")
+        if not all(0 <= weight < math.inf for weight in read.weights.values()):
+            raise PopularityError("popularity snapshot with a weight that is no finite number from 0 on")
         popularity = cls(half_life_ms)
         popularity._landmark_ms, popularity.events, popularity._weights = read.landmark_ms, read.events, read.weights
         popularity._editions = [PopularItems(read.events, read.weights.copy())]

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -97,9 +98,14 @@ def test_a_forged_state_of_a_right_checksum_and_no_model_version() -> None:
 @settings(max_examples=200)
 @given(BYTES)
 @example(b"\x94\x01\x05\x03\x82\xa1\xc8\xcb?1\xf0\x00\x00\x00\x00\x00\xa1b\xcb" + bytes(8))  # an id that is not UTF-8
+@example(msgspec.msgpack.encode([1, 5, 3, {"a": 0.0}]))
+@example(msgspec.msgpack.encode([1, 5, 3, {"a": -1.0}]))
+@example(msgspec.msgpack.encode([1, 5, 3, {"a": math.inf, "b": 1.0}]))
+@example(msgspec.msgpack.encode([1, 5, 3, {"a": math.nan, "b": 1.0}]))
 def test_popularity_snapshots(value: bytes) -> None:
     try:
-        bounded(lambda: Popularity.restore(value)).top(3)
+        shares = [share for _, share in bounded(lambda: Popularity.restore(value)).top(3)]
+        assert all(0 <= share <= 1 for share in shares)
     except PopularityError as error:
         assert str(error)
 
