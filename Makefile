@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export PYTHONWARNINGS ?= ignore::ResourceWarning
 
-.PHONY: help demo install test test-quick audit chaos lint format bench clean
+.PHONY: help demo install test test-quick audit chaos fuzz lint format bench clean
 
 help:
 	@echo "make demo       install what the demonstration needs and run it (no torch, no Java, about two minutes)"
 	@echo "make test       install everything and run the tests (Java 17 and Maven for those on Apache Kafka)"
 	@echo "make chaos      every fault that we can inject, on Apache Kafka (root for those of the network; about two hours)"
+	@echo "make fuzz       every parser under a fuzzer, ten minutes (FUZZ_S=600)"
 	@echo "make lint       formatter, linter, types, layers"
 	@echo "make audit      known vulnerabilities of the pinned packages; needs the advisory service"
 	@echo "make bench      throughput beside a naive Faust agent and the ceilings, on Apache Kafka"
@@ -45,6 +46,12 @@ test-quick: $(VENV)/.dev
 chaos: $(VENV)/.dev
 	$(BIN)/pytest -s -m 'slow or not slow' tests/chaos
 	$(BIN)/python -m tests.chaos.simulator --seeds 10000
+
+FUZZ_S ?= 600
+fuzz: $(VENV)/.dev
+	$(PIP_INSTALL) --editable '.[fuzz]'
+	mkdir -p $(VENV)/fuzz
+	$(BIN)/python -m tests.fuzz $(VENV)/fuzz -max_total_time=$(FUZZ_S) -max_len=4096 -artifact_prefix=$(VENV)/fuzz-
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
