@@ -9,6 +9,7 @@ import msgspec
 from models.errors import ModelError
 from models.precision import Precision
 from operators.interest import EVENT_TYPES, GAP_BUCKETS
+from operators.wire import UNDECODABLE
 
 __all__ = [
     "ADVANCE_FILE",
@@ -115,7 +116,7 @@ def load_artefact(directory: Path) -> tuple[Manifest, dict[str, bytes]]:
     path = directory / MANIFEST_FILE
     try:
         manifest = msgspec.json.decode(_read(path), type=Manifest)
-    except (ValueError, RecursionError) as error:  # DecodeError is a ValueError, and so is what is not UTF-8
+    except UNDECODABLE as error:
         raise ModelError(f"{path} is not a manifest ({error}); {_FIX}") from error
     if manifest.format != FORMAT:
         raise ModelError(f"{path} has format {manifest.format}, expected {FORMAT}; {_FIX}")

@@ -30,6 +30,7 @@ from models.ranker import Ranker, run_bound
 from operators.explaining import mean_response
 from operators.fusion import Fusion
 from operators.interest import EVENT_TYPES, OUT_OF_VOCABULARY, PackedJobs
+from operators.wire import UNDECODABLE
 
 __all__ = ["DEFAULT_ARTEFACT", "OnnxEncoder", "Providers", "open_session"]
 
@@ -220,7 +221,7 @@ def _vocabulary(artefact: Path, content: bytes, manifest: Manifest) -> list[str]
     path = artefact / VOCABULARY_FILE
     try:
         items = msgspec.json.decode(content, type=list[str])
-    except (ValueError, RecursionError) as error:  # DecodeError is a ValueError, and so is what is not UTF-8
+    except UNDECODABLE as error:
         raise ModelError(f"{path} is not a list of item ids ({error}); export the model again") from error
     if len(items) != manifest.items or len(set(items)) != len(items):
         raise ModelError(f"{path} must hold {manifest.items} distinct ids, has {len(set(items))}; export it again")
@@ -230,7 +231,7 @@ def _vocabulary(artefact: Path, content: bytes, manifest: Manifest) -> list[str]
 def _fusion(artefact: Path, content: bytes | None) -> Fusion | None:
     try:
         return None if content is None else msgspec.json.decode(content, type=Fusion)
-    except (ValueError, RecursionError) as error:  # DecodeError is a ValueError, and so is what is not UTF-8
+    except UNDECODABLE as error:
         raise ModelError(f"{artefact / FUSION_FILE} holds no weights ({error}); choose them again") from error
 
 

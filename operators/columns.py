@@ -7,19 +7,17 @@ from itertools import compress
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from operators import limits
 from operators.events import Event, Rejected, decode, fingerprint_of
-from operators.wire import CONTROL, JSON_HEADERS, Format, Wire, decoders, openers_count
+from operators.wire import CONTROL, JSON_HEADERS, UNDECODABLE, Format, Wire, decoders, openers_count
 
 __all__ = ["Columns", "decode_columns"]
 
 _ALONE_RECORDS: Final = 4
 """Of so few records each is checked alone: it costs no more than all at once."""
-_UNDECODABLE: Final = (msgspec.DecodeError, ValueError, OverflowError, RecursionError)
 _Headers = Sequence[tuple[str, bytes]]
 _HEADERS: Final[dict[Format, list[_Headers]]] = {
     "json": [JSON_HEADERS, []],
@@ -173,7 +171,7 @@ def _plain_of(records: Sequence[Any], headers: list[_Headers], fmt: Format) -> _
     while len(wires) + len(undecodable) < len(values):
         try:
             wires.extend(decoded)  # what came before an exception stays, and the iterator goes on behind it
-        except _UNDECODABLE:
+        except UNDECODABLE:
             undecodable.add(len(wires) + len(undecodable))
     if undecodable:
         places = [place for n, place in enumerate(places) if n not in undecodable]

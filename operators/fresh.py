@@ -65,7 +65,7 @@ def fresh_by_partition(
     for number, (partition, of_partition) in enumerate(by_partition.items()):
         own = slice(first_users[number], first_users[number + 1])
         start, end = starts[number : number + 2]
-        known = np.maximum(known_to[own] - start, 0)
+        known = np.maximum(known_to[own] - start, 0)  # of a user without any it is 0 already
         parts[partition] = FreshEvents(
             of_partition, lengths[own], in_order[start:end], by_time[start:end] - start, known
         )

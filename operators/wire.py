@@ -7,7 +7,17 @@ import msgspec
 
 from operators import limits
 
-__all__ = ["CONTENT_TYPES", "CONTROL", "JSON_HEADERS", "Format", "Wire", "decoders", "is_too_deep", "openers_count"]
+__all__ = [
+    "CONTENT_TYPES",
+    "CONTROL",
+    "JSON_HEADERS",
+    "UNDECODABLE",
+    "Format",
+    "Wire",
+    "decoders",
+    "is_too_deep",
+    "openers_count",
+]
 
 Format = Literal["json", "msgpack"]
 
@@ -20,6 +30,10 @@ CONTENT_TYPES: Final[dict[bytes, Format]] = {
 
 JSON_HEADERS: Final[list[tuple[str, bytes]]] = [("content-type", b"application/json")]
 """Headers of a record whose value is JSON."""
+
+UNDECODABLE: Final = (ValueError, OverflowError, RecursionError)
+"""What msgspec raises at bytes that it cannot decode: its own error is a ValueError, and so is that of text that is not
+UTF-8."""
 
 CONTROL: Final = "[\x00-\x1f\x7f]"
 """Characters that no id may hold, as a regular expression."""

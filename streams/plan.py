@@ -9,6 +9,7 @@ import msgspec
 import infra
 from operators import limits
 from operators.plan import Costs, Need, Plan, PlanError, plan
+from operators.wire import UNDECODABLE
 from streams.clients.errors import ClientError, InputError
 
 __all__ = ["COSTS_FILE", "costs_of", "plan_for", "read_costs"]
@@ -38,7 +39,7 @@ def read_costs(path: Path = COSTS_FILE) -> Costs:
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=Costs)
-    except (OSError, ValueError, RecursionError) as error:  # MsgspecError is a ValueError
+    except (OSError, *UNDECODABLE) as error:
         raise ClientError(
             f"{path} cannot be read ({error}); measure with `headwater bench report --measure`"
         ) from error

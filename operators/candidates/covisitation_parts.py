@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 
 from operators.candidates.live_covisitation import WINDOW_EVENTS, LiveCoVisitation
+from operators.wire import UNDECODABLE
 
 __all__ = ["HEAD", "CoVisitationError", "changed_parts", "restore"]
 
@@ -144,7 +145,7 @@ def _put(of: LiveCoVisitation, first: int, part: _Part) -> None:
 def _decoded(value: bytes, kind: type[_Record]) -> _Record:
     try:
         read: Any = msgspec.msgpack.decode(value, type=kind)
-    except (ValueError, RecursionError) as error:  # DecodeError is a ValueError, and so is what is not UTF-8
+    except UNDECODABLE as error:
         raise CoVisitationError(f"no part of a co-visitation snapshot: {error}") from None
     if read.schema != _SCHEMA:
         raise CoVisitationError(f"co-visitation snapshot of schema {read.schema}; this version reads schema {_SCHEMA}")

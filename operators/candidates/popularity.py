@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from operators import limits
+from operators.wire import UNDECODABLE
 
 __all__ = ["PopularItems", "Popularity", "PopularityError"]
 
@@ -135,7 +136,7 @@ class Popularity:
         """
         try:
             read = msgspec.msgpack.decode(data, type=_Snapshot)
-        except (ValueError, RecursionError) as error:  # DecodeError is a ValueError, and so is what is not UTF-8
+        except UNDECODABLE as error:
             raise PopularityError(f"no popularity snapshot: {error}") from None
         if read.schema != 1:
             raise PopularityError(f"popularity snapshot of schema {read.schema}; this version reads schema 1")

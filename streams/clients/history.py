@@ -10,6 +10,7 @@ import msgspec
 from models.event_histories import EventHistories, TimedRecord, event_histories, split_by_share
 from operators.erasure import decode_erasure
 from operators.events import Event, Rejected, decode
+from operators.wire import UNDECODABLE
 from streams.clients.errors import ClientError, InputError
 from streams.clients.kafka import Cluster, Consumer, Record, consumer, describe_cluster
 from streams.clients.reading import partitions_of, read, settled_ends
@@ -143,7 +144,7 @@ def _impressions(client: Consumer, cluster: Cluster, settings: Settings) -> dict
             continue
         try:
             shown = msgspec.json.decode(record.value, type=_List)
-        except (ValueError, RecursionError) as error:  # DecodeError is a ValueError, and so is what is not UTF-8
+        except UNDECODABLE as error:
             raise ClientError(
                 f"{record.topic}/{record.partition} offset {record.offset} is no ranked list ({error});"
                 " check that nothing else writes to topics.recommendations"

@@ -26,8 +26,6 @@ __all__ = ["Simulation", "main", "simulate"]
 
 _ACTIONS_MAX: Final = 2_000
 """A schedule that has not come to its end by then never will."""
-
-
 _PART_SEEDS: Final = 50
 
 

@@ -223,15 +223,20 @@ def _log(rng: random.Random) -> tuple[bytes, int, int]:
     return b"".join(batches), first, end
 
 
+def _result(part: Any, offset: int) -> tuple[Any, SimpleNamespace]:
+    """A ``FetchResult`` of it, and the consumer's position, which is ``offset``."""
+    position = SimpleNamespace(position=offset, paused=False)
+    position.consumed_to = partial(setattr, position, "position")
+    assignment: Any = SimpleNamespace(active=True, state_value=lambda tp: position)
+    return fetcher.FetchResult(VIEW, assignment=assignment, partition_records=part, backoff=0), position
+
+
 def _called(
     of_partition: Any, records: Any, log: bytes, offset: int, aborted: list[tuple[int, int]], calls: list[int | None]
 ) -> list[tuple[list[int] | str, int, bool]]:
     """Offsets or error of every ``getall``, or ``getone`` for 0, with the position then and whether there is more."""
-    position = SimpleNamespace(position=offset, paused=False)
-    position.consumed_to = partial(setattr, position, "position")
-    assignment: Any = SimpleNamespace(active=True, state_value=lambda tp: position)
     part = of_partition(VIEW, records(log), list(aborted), offset, None, None, True, fetcher.READ_COMMITTED)
-    result: Any = fetcher.FetchResult(VIEW, assignment=assignment, partition_records=part, backoff=0)
+    result, position = _result(part, offset)
     answers: list[tuple[list[int] | str, int, bool]] = []
     for call in calls:
         try:
@@ -246,10 +251,7 @@ def _called(
 
 
 def test_nothing_is_handed_on_after_a_seek() -> None:
-    part = fetched(batch(0, [Record()] * 3))
-    state: Any = SimpleNamespace(position=1, paused=False)
-    assignment: Any = SimpleNamespace(active=True, state_value=lambda tp: state)
-    result: Any = fetcher.FetchResult(VIEW, assignment=assignment, partition_records=part, backoff=0)
+    result, _ = _result(fetched(batch(0, [Record()] * 3)), 1)
     assert result.getall() == []
     assert not result.has_more()
 
@@ -257,9 +259,7 @@ def test_nothing_is_handed_on_after_a_seek() -> None:
 def test_what_was_fetched_before_is_left_to_aiokafka() -> None:
     of_partition, records = PLAIN
     plain = of_partition(VIEW, records(batch(0, [Record()])), [], 0, None, None, True, fetcher.READ_COMMITTED)
-    state: Any = SimpleNamespace(position=0, paused=False, consumed_to=lambda offset: None)
-    assignment: Any = SimpleNamespace(active=True, state_value=lambda tp: state)
-    result: Any = fetcher.FetchResult(VIEW, assignment=assignment, partition_records=plain, backoff=0)
+    result, _ = _result(plain, 0)
     assert [type(record) for record in result.getall()] == [ConsumerRecord]
 
 
