@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# What an install compiles, so that a change makes it compile again.
+COMPILED := $(wildcard operators/*.pyx operators/*.pxd streams/*.pyx)
 export PYTHONWARNINGS ?= ignore::ResourceWarning
 
 .PHONY: help demo install test test-quick audit chaos fuzz lint format bench clean
@@ -20,12 +22,12 @@ help:
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.demo: pyproject.toml constraints.txt $(COMPILED) | $(BIN)/python
 	$(PIP_INSTALL) --editable '.[demo]'
 	@touch $@
 
 # Ends where the maker of a pinned package has withdrawn that version, or where two packages do not go together.
-$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.dev: pyproject.toml constraints.txt $(COMPILED) | $(BIN)/python
 	@rm -f $(VENV)/install.log
 	$(PIP_INSTALL) --log $(VENV)/install.log --editable '.[dev]'
 	! grep 'is a yanked version' $(VENV)/install.log
@@ -73,4 +75,5 @@ bench: $(VENV)/.dev
 	$(BIN)/headwater bench pipeline
 
 clean:
+	rm -f operators/*.so operators/*.c streams/*.so streams/*.c
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -15,6 +15,7 @@ from models.runtime import OnnxEncoder
 from operators.batches import Batch, UserKey
 from operators.candidates.live_covisitation import LiveCoVisitation
 from operators.candidates.popularity import Popularity
+from operators.columns import Columns
 from operators.companions import Visits
 from operators.fresh import fresh_by_partition, popular_items
 from operators.interest import OUT_OF_VOCABULARY, Encoder
@@ -78,10 +79,8 @@ class Contenders:
         """Learn a batch that was folded, and make everybody's lists."""
         if not self._contenders:
             return
-        times_ms: list[int] = batch.events.times_ms.tolist()
-        events = list(zip(batch.events.item_ids, times_ms, strict=True))
-        fresh = [events[start:end] for start, end in pairwise(batch.bounds)]
-        by_partition = fresh_by_partition(batch.users, fresh, batch.events, batch.bounds)
+        fresh = [batch.events.part(start, end) for start, end in pairwise(batch.bounds)]
+        by_partition = fresh_by_partition(batch.users, batch.events, np.diff(batch.bounds))
         companions = before.visits.learned(by_partition) if before.visits is not None else None
         for items in self._learning:
             _teach(items, fresh, before, self._learn_from_ms)
@@ -118,7 +117,7 @@ def with_live_items(
     return {LIVE_ITEMS: Contender(policy, items)}
 
 
-def _teach(items: LiveItems, fresh: Sequence[Sequence[tuple[str, int]]], before: _Snapshot, from_ms: int) -> None:
+def _teach(items: LiveItems, fresh: Sequence[Columns], before: _Snapshot, from_ms: int) -> None:
     item_ids: list[str] = []
     vectors: list[NDArray[np.float32]] = []
     near: list[NDArray[np.float32]] = []
@@ -126,7 +125,7 @@ def _teach(items: LiveItems, fresh: Sequence[Sequence[tuple[str, int]]], before:
         if vector is None:  # nothing is known of the user that an item could be near to
             continue
         history = list(newest)
-        for item_id, time_ms in events:
+        for item_id, time_ms in zip(events.item_ids, events.times_ms.tolist(), strict=True):
             if time_ms >= from_ms:
                 item_ids.append(item_id)
                 vectors.append(vector)

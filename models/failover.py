@@ -67,6 +67,9 @@ class FailoverEncoder:
     def rows_of(self, item_ids: Iterable[str]) -> list[int]:
         return self._inner.rows_of(item_ids)
 
+    def scores_of(self, vectors: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self._inner.scores_of(vectors, rows)
+
     def items_at(self, rows: Iterable[int]) -> list[str]:
         return self._inner.items_at(rows)
 
@@ -90,6 +93,9 @@ class FailoverEncoder:
 
     def influences(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return self._guarded(lambda: self._inner.influences(rows))
+
+    def effects(self, listed: NDArray[np.int64], events: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self._guarded(lambda: self._inner.effects(listed, events))
 
     def _guarded(self, call: Callable[[], _Result]) -> _Result:
         """The call's result.

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operators.candidates.component import top_rows
-from operators.interest import OUT_OF_VOCABULARY, Encoder, PackedJobs
+from operators.interest import OUT_OF_VOCABULARY, Encoder, PackedJobs, effects_by_gathering, scores_by_gathering
 
 __all__ = ["NEIGHBOURS", "LiveItems"]
 
@@ -120,6 +120,12 @@ class LiveItems:
 
     def influences(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return self._encoder.influences(self._known(rows))
+
+    def scores_of(self, vectors: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return scores_by_gathering(self, vectors, rows)
+
+    def effects(self, listed: NDArray[np.int64], events: NDArray[np.int64]) -> NDArray[np.float32]:
+        return effects_by_gathering(self, listed, events)
 
     def set_rule(self, item_id: str, available: bool, boost: float) -> None:
         """Of the encoder's items, in its lists and in these; a new item has no rules."""

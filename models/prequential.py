@@ -268,7 +268,7 @@ class _Run:
                 self._offset += 1
         now_ms = max(group.time_ms for group in batch)
         decoded = decode_chunks(
-            [Chunk(EVENT_TYPES[kind], kind, partition, part) for (kind, partition), part in chunks.items()], now_ms
+            [Chunk.of(EVENT_TYPES[kind], kind, partition, part) for (kind, partition), part in chunks.items()], now_ms
         )
         states = {user: self._states[user] for user in decoded.users}
         of_users = [states[user] for user in decoded.users]

@@ -30,6 +30,7 @@ from models.ranker import Ranker, run_bound
 from operators.explaining import mean_response
 from operators.fusion import Fusion
 from operators.interest import EVENT_TYPES, OUT_OF_VOCABULARY, PackedJobs
+from operators.kernels import dots, pair_dots
 from operators.wire import UNDECODABLE
 
 __all__ = ["DEFAULT_ARTEFACT", "OnnxEncoder", "Providers", "open_session"]
@@ -144,6 +145,11 @@ class OnnxEncoder:
             self._bias_changed = False
         return self._ranker.top_k(vectors, k)
 
+    def scores_of(self, vectors: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        scores = np.empty(rows.shape, np.float32)
+        dots(np.ascontiguousarray(vectors), self._embeddings, np.ascontiguousarray(rows), scores)
+        return scores + self._bias[rows]
+
     def items_at(self, rows: Iterable[int]) -> list[str]:
         items = self._items
         return [items[row] for row in rows]
@@ -153,6 +159,12 @@ class OnnxEncoder:
 
     def influences(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return self._influences[rows]
+
+    def effects(self, listed: NDArray[np.int64], events: NDArray[np.int64]) -> NDArray[np.float32]:
+        products = np.empty((*listed.shape, events.shape[1]), np.float32)
+        known = np.maximum(listed, OUT_OF_VOCABULARY)
+        pair_dots(self._embeddings, known, self._influences, np.ascontiguousarray(events), products)
+        return products
 
     @cached_property
     def _influences(self) -> NDArray[np.float32]:

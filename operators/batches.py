@@ -1,7 +1,7 @@
 """Records in, checked and grouped by user: what a batch is made of."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -9,24 +9,9 @@ from operators.columns import Columns, decode_columns
 from operators.erasure import ERASURE, ErasureRequest, decode_erasure
 from operators.events import Rejected
 from operators.privacy import Pseudonyms
+from operators.records import Records
 
-__all__ = ["Batch", "Chunk", "DeadLetter", "Record", "UserKey", "decode_chunks"]
-
-_TOGETHER_RECORDS: Final = 400
-"""So many records are enough: with more what is made of them leaves the cache before it is looked at."""
-
-
-class Record(Protocol):
-    """A consumed record, as every Kafka client has it."""
-
-    @property
-    def offset(self) -> int: ...
-    @property
-    def key(self) -> bytes | None: ...
-    @property
-    def value(self) -> bytes | None: ...
-    @property
-    def headers(self) -> Sequence[tuple[str, bytes]]: ...
+__all__ = ["Batch", "Chunk", "DeadLetter", "UserKey", "decode_chunks"]
 
 
 class Chunk(NamedTuple):
@@ -35,8 +20,12 @@ class Chunk(NamedTuple):
     topic: str
     event_type: int
     partition: int
-    records: Sequence[Any]
-    """Of ``Record``; clients' classes do not declare it."""
+    records: Records
+
+    @classmethod
+    def of(cls, topic: str, event_type: int, partition: int, records: Iterable[Any]) -> "Chunk":
+        """The same of any records; see ``Records.of``."""
+        return cls(topic, event_type, partition, Records.of(records))
 
 
 class UserKey(NamedTuple):
@@ -100,38 +89,16 @@ def decode_chunks(chunks: Sequence[Chunk], now_ms: int, pseudonyms: Pseudonyms |
 def _decode_events(
     chunks: Sequence[Chunk], now_ms: int, dead_letters: list[DeadLetter]
 ) -> tuple[Columns, list[tuple[int, int]]]:
-    """The events of the chunks, and of each chunk the partition and how many of them are of it."""
+    """The events of the chunks, and of each chunk its partition and how many events it has."""
     parts: list[Columns] = []
     runs: list[tuple[int, int]] = []
-    for group in _grouped(chunks):
-        records: list[Any] = []
-        types: list[int] = []
-        for chunk in group:
-            records += chunk.records
-            types += [chunk.event_type] * len(chunk.records)
-        columns, rejected = decode_columns(records, types, now_ms)
-        counts = [len(chunk.records) for chunk in group]
-        chunk_of = [n for n, count in enumerate(counts) for _ in range(count)] if rejected else []
-        for place, reason in rejected:
-            counts[chunk_of[place]] -= 1
-            chunk = group[chunk_of[place]]
-            dead_letters.append(DeadLetter(chunk.topic, chunk.partition, records[place], reason))
-        parts.append(columns)
-        runs += [(chunk.partition, count) for chunk, count in zip(group, counts, strict=True)]
-    return Columns.joined(parts), runs
-
-
-def _grouped(chunks: Iterable[Chunk]) -> list[list[Chunk]]:
-    """Chunks that are decoded together: under little load there are many, each of few records. A large one is alone."""
-    groups: list[list[Chunk]] = []
-    records = _TOGETHER_RECORDS
     for chunk in chunks:
-        if records >= _TOGETHER_RECORDS:
-            groups.append([])
-            records = 0
-        groups[-1].append(chunk)
-        records += len(chunk.records)
-    return groups
+        columns, rejected = decode_columns(chunk.records, chunk.event_type, now_ms)
+        for place, reason in rejected:
+            dead_letters.append(DeadLetter(chunk.topic, chunk.partition, chunk.records.record(place), reason))
+        parts.append(columns)
+        runs.append((chunk.partition, columns.size))
+    return Columns.joined(parts), runs
 
 
 def _decode_erasures(

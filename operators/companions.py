@@ -118,8 +118,8 @@ class Visits:
         return BatchCompanions(item_ids, answer)
 
     def _serve(self, table: LiveCoVisitation, fresh: FreshEvents) -> Companions:
-        slots = np.empty(len(fresh.in_order), np.int64)
-        slots[fresh.by_time] = table.admit([item_id for item_id, _ in fresh.in_order])
+        slots = np.empty(len(fresh.item_ids), np.int64)
+        slots[fresh.by_time] = table.admit(fresh.item_ids)
         flat, ends = self._sequences(table, fresh.members, slots, fresh.lengths)
         # Of each event in `flat`:
         place = np.repeat(ends - np.cumsum(fresh.lengths), fresh.lengths) + np.arange(len(slots))

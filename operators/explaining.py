@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from operators import limits
 from operators.drawn import drawn_rows
 from operators.interest import NO_GAP_MS, OUT_OF_VOCABULARY, Encoder, Job, gap_buckets, refresh, step
+from operators.kernels import strongest
 from operators.state import UserState
 
 __all__ = ["because", "exact_effects", "mean_response"]
@@ -34,19 +35,15 @@ def because(
         repeat_weight: of ``operators.ranking.Policy``; 0 where own counts are no part of the score.
         others: another effect on each place (B, k), and the items (B * k) of the events that had it.
     """
-    named = recent[:, :LAGS]
-    listed = encoder.embeddings(np.maximum(rows, OUT_OF_VOCABULARY))
-    effects = listed @ encoder.influences(named).transpose(0, 2, 1)  # (B, k, events)
-    if repeat_weight:
-        lines, places, own = np.nonzero(rows[:, :, None] == named[:, None, :])
-        counts = np.count_nonzero(recent[lines] == rows[lines, places][:, None], axis=1)
-        effects[lines, places, own] += _of_one_less(counts, repeat_weight)
-    effects = np.where((named == OUT_OF_VOCABULARY)[:, None, :], np.float32(-np.inf), effects)
-    strongest: list[int] = named[np.arange(len(named))[:, None], effects.argmax(axis=2)].ravel().tolist()
-    names = encoder.items_at(strongest)
+    recent = np.ascontiguousarray(recent)
+    effects = encoder.effects(rows, recent[:, :LAGS])
+    own = _of_one_less(np.arange(recent.shape[1] + 1, dtype=np.int64), repeat_weight)
+    causes, greatest = np.empty(rows.shape, np.int64), np.empty(rows.shape, np.float32)
+    strongest(effects, recent, rows, own, causes, greatest)
+    names = encoder.items_at(causes.ravel().tolist())
     if others is not None:
-        effects[rows < OUT_OF_VOCABULARY] = -np.inf
-        for place in np.flatnonzero(others[0] > effects.max(axis=2)).tolist():
+        greatest[rows < OUT_OF_VOCABULARY] = -np.inf
+        for place in np.flatnonzero(others[0] > greatest).tolist():
             names[place] = others[1][place]
     return [[item_id] if item_id else [] for item_id in names]
 

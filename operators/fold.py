@@ -2,7 +2,6 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -12,9 +11,10 @@ from operators import limits
 from operators.columns import Columns
 from operators.events import Event
 from operators.interest import NO_GAP_MS, OUT_OF_VOCABULARY, Encoder, Job, gap_buckets
+from operators.kernels import any_known
 from operators.state import Past, UserState
 
-__all__ = ["Folded", "fold", "fold_all"]
+__all__ = ["Folded", "fold", "fold_all", "fresh_events"]
 
 
 class Folded(NamedTuple):
@@ -22,8 +22,8 @@ class Folded(NamedTuple):
 
     job: Job | None
     """Steps the encoder owes this user; None where the interest vector stands."""
-    fresh: list[tuple[str, int]]
-    """Item and time in ms of the events that entered the history, in event-time order."""
+    fresh: Columns | None
+    """The events that entered the history, in event-time order; None where all did."""
     duplicates: int
     late: int
     unknown: int
@@ -50,6 +50,20 @@ def fold_all(states: Sequence[UserState], events: Columns, bounds: Sequence[int]
     ]
 
 
+def fresh_events(folded: Sequence[Folded], events: Columns, bounds: Sequence[int]) -> tuple[Columns, NDArray[np.int64]]:
+    """The events that entered the histories, user by user, and how many of each user.
+
+    Args:
+        events, bounds: as of ``fold_all``; of users beyond them no event came.
+    """
+    if len(folded) < len(bounds) and all(outcome.fresh is None for outcome in folded):
+        return events, np.diff(bounds)
+    parts = [
+        events.part(*bounds[n : n + 2]) if outcome.fresh is None else outcome.fresh for n, outcome in enumerate(folded)
+    ]
+    return Columns.joined(parts), np.array([part.size for part in parts], np.int64)
+
+
 class _InOrder:
     """A batch as columns of what ``fold`` would come to if every event were new and newer than its history."""
 
@@ -66,7 +80,6 @@ class _InOrder:
         self._past = Past.of(events, self._rows)
         self._unknown: list[int] = np.add.reduceat(self._rows == OUT_OF_VOCABULARY, self._starts, dtype=int).tolist()
         self._gaps = self._gap_buckets()
-        self._fresh = list(zip(events.item_ids, events.times_ms.tolist(), strict=True))
 
     def _gap_buckets(self) -> NDArray[np.int64]:
         times_ms = self._events.times_ms
@@ -90,13 +103,10 @@ class _InOrder:
 
     def _recurs(self) -> list[bool]:
         """For each user, whether an event id stands twice in history and batch."""
-        prints = self._events.fingerprints
-        given = prints[prints != 0].tolist()
-        distinct = set(given)
-        if len(distinct) == len(given):
-            return [not distinct.isdisjoint(state.fingerprints) for state in self._states]
-        own = [prints[start:end].tolist() for start, end in pairwise(self._bounds)]
-        return [_ids_recur(state, prints_of) for state, prints_of in zip(self._states, own, strict=True)]
+        known = np.empty(len(self._states), np.uint8)
+        bounds = np.array(self._bounds, np.int64)
+        any_known(self._events.fingerprints, bounds, [state.fingerprints for state in self._states], known)
+        return known.astype(np.bool_).tolist()
 
     def fold(self, n: int) -> Folded:
         """Apply user n's events to the state."""
@@ -109,7 +119,7 @@ class _InOrder:
         state.model_version = self._version
         part = slice(start, end)
         job = Job(state.hidden, self._rows[part], self._events.types[part], self._gaps[part])
-        return Folded(job, self._fresh[part], 0, 0, unknown)
+        return Folded(job, None, 0, 0, unknown)
 
 
 def fold(state: UserState, events: Sequence[Event], encoder: Encoder) -> Folded:
@@ -140,7 +150,7 @@ def fold(state: UserState, events: Sequence[Event], encoder: Encoder) -> Folded:
         _note_steps(state, job, anew=anew)
         state.model_version = encoder.version
     unknown = encoder.rows_of([event.item_id for event in fresh]).count(OUT_OF_VOCABULARY)
-    return Folded(job, [(event.item_id, event.timestamp_ms) for event in fresh], duplicates, late, unknown, erased)
+    return Folded(job, Columns.of(fresh), duplicates, late, unknown, erased)
 
 
 def _sift(state: UserState, events: Sequence[Event], newest_ms: int | None) -> tuple[list[Event], int, int, int, int]:

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -21,8 +20,9 @@ class FreshEvents(NamedTuple):
     """Places of the users in the batch."""
     lengths: NDArray[np.int64]
     """(U,) events of each user."""
-    in_order: list[tuple[str, int]]
-    """(P) item and time in ms, in event-time order."""
+    item_ids: list[str]
+    times_ms: NDArray[np.int64]
+    """(P) of the events, in event-time order."""
     by_time: NDArray[np.int64]
     """(P,) the place of each of them among the events user by user."""
     known_to: NDArray[np.int64]
@@ -30,74 +30,47 @@ class FreshEvents(NamedTuple):
 
 
 def fresh_by_partition(
-    users: Sequence[tuple[int, bytes]],
-    fresh: Sequence[Sequence[tuple[str, int]]],
-    events: Columns,
-    bounds: Sequence[int],
+    users: Sequence[tuple[int, bytes]], fresh: Columns, lengths: NDArray[np.int64]
 ) -> dict[int, FreshEvents]:
     """The new events of a batch.
 
     Args:
         users: partition and key of each.
-        fresh: item and time in ms of each user's events that are new, in event-time order.
-        events: all of the batch, of which type and offset tell those of one time apart.
-        bounds: of the first users' events in them, as in ``operators.batches.Batch``.
+        fresh: the events that are new, user by user, each user's in event-time order.
+        lengths: (users,) how many of them are each user's.
     """
     by_partition: defaultdict[int, list[int]] = defaultdict(list)
     for n, (partition, _) in enumerate(users):
         by_partition[partition].append(n)
     # All at once, partition by partition: under little load a batch has few events of each.
-    members = [n for of_partition in by_partition.values() for n in of_partition]
-    new = [event for n in members for event in fresh[n]]
-    user_ends = [0, *accumulate(len(fresh[n]) for n in members)]
-    first_users = [0, *accumulate(map(len, by_partition.values()))]
-    starts = [user_ends[first] for first in first_users]
-    by_time = _by_time(members, new, fresh, starts, events, bounds)
-    ordered: list[int] = by_time.tolist()
-    in_order = [new[at] for at in ordered]
-    position = np.empty(len(new), np.int64)
-    position[by_time] = np.arange(len(new))
-    ends = np.array(user_ends, np.int64)
-    lengths = ends[1:] - ends[:-1]
-    known_to = np.zeros(len(members), np.int64)
-    known_to[lengths > 0] = position[ends[1:][lengths > 0] - 1] + 1
+    members = np.array([n for of_partition in by_partition.values() for n in of_partition], np.int64)
+    user_starts = np.cumsum([0, *map(len, by_partition.values())])
+    number = np.empty(len(users), np.int64)
+    number[members] = np.repeat(np.arange(len(by_partition)), np.diff(user_starts))
+    partitions = np.repeat(number, lengths)
+    position, order = np.empty((2, len(partitions)), np.int64)
+    position[np.argsort(partitions, kind="stable")] = np.arange(len(partitions))
+    by_time = np.lexsort((fresh.offsets, fresh.types, fresh.times_ms, partitions))
+    order[by_time] = np.arange(len(partitions))
+    starts = np.concatenate([[0], np.cumsum(lengths[members])])[user_starts]
+    known_to = np.zeros(len(users), np.int64)
+    some = lengths > 0
+    known_to[some] = order[np.cumsum(lengths)[some] - 1] + 1 - starts[number[some]]
+    places, times_ms, item_ids = position[by_time], fresh.times_ms[by_time], fresh.item_ids
+    in_order: list[str] = [item_ids[at] for at in by_time.tolist()]
     parts: dict[int, FreshEvents] = {}
-    for number, (partition, of_partition) in enumerate(by_partition.items()):
-        own = slice(first_users[number], first_users[number + 1])
-        start, end = starts[number : number + 2]
-        known = np.maximum(known_to[own] - start, 0)  # of a user without any it is 0 already
+    for (partition, of_users), start, end in zip(by_partition.items(), starts, starts[1:], strict=False):
+        own = slice(start, end)
         parts[partition] = FreshEvents(
-            of_partition, lengths[own], in_order[start:end], by_time[start:end] - start, known
+            of_users, lengths[of_users], in_order[own], times_ms[own], places[own] - start, known_to[of_users]
         )
     return parts
-
-
-def _by_time(
-    members: Sequence[int],
-    new: Sequence[tuple[str, int]],
-    fresh: Sequence[Sequence[tuple[str, int]]],
-    starts: Sequence[int],
-    events: Columns,
-    bounds: Sequence[int],
-) -> NDArray[np.int64]:
-    """The order of the ``new`` events of the ``members`` by partition, which begin at ``starts``, and event time."""
-    places: list[int] = []
-    for n in members:
-        count = len(fresh[n])
-        if count:  # where some of a user's are not new, which they are is not known: they come first of their time
-            whole = bounds[n + 1] - bounds[n] == count
-            places += range(bounds[n], bounds[n + 1]) if whole else [-1] * count
-    at = np.array(places, np.int64)
-    offsets, types = (np.where(at < 0, 0, column[at]) for column in (events.offsets, events.types))
-    times_ms = np.array([time_ms for _, time_ms in new], np.int64)
-    partitions = np.searchsorted(starts, np.arange(len(new)), side="right")
-    return np.lexsort((offsets, types, times_ms, partitions))
 
 
 def learn_popularity(popularity: Mapping[int, Popularity], fresh: Mapping[int, FreshEvents]) -> None:
     """Count the new events of every partition."""
     for partition, events in fresh.items():
-        popularity[partition].extend(events.in_order)
+        popularity[partition].extend(events.item_ids, events.times_ms)
 
 
 def popular_items(popularity: Mapping[int, Popularity], fresh: Mapping[int, FreshEvents]) -> list[PopularItems]:
@@ -105,7 +78,7 @@ def popular_items(popularity: Mapping[int, Popularity], fresh: Mapping[int, Fres
     answers: dict[int, PopularItems] = {}
     for partition, events in fresh.items():
         table = popularity[partition]
-        before = table.events - len(events.in_order)
+        before = table.events - len(events.item_ids)
         for n, known in zip(events.members, events.known_to.tolist(), strict=True):
             answers[n] = table.as_of(before + known)
     return [answers[n] for n in range(len(answers))]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from operators import limits
 from operators.interest import OUT_OF_VOCABULARY, Encoder
+from operators.kernels import occurrences
 
 __all__ = ["SOURCES", "Bonuses", "CoVisitationWeights", "Fused", "Fusion", "repeats", "with_bonuses"]
 
@@ -87,8 +88,7 @@ def with_bonuses(
         new_items: (B,) score of a new item before its bonus; None where there are none.
     """
     of_bonus = np.maximum(bonuses.rows, OUT_OF_VOCABULARY)
-    # einsum, not matmul: a user's number must not depend on the others of the batch.
-    own = np.einsum("bd,bxd->bx", vectors, encoder.embeddings(of_bonus)) + encoder.biases(of_bonus)
+    own = encoder.scores_of(vectors, of_bonus)
     if new_items is not None:
         own = np.where(bonuses.rows < OUT_OF_VOCABULARY, new_items[:, None], own)
     own += bonuses.history + bonuses.covisitation
@@ -107,8 +107,6 @@ def with_bonuses(
 
 def _occurrences(recent: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """How often each row stands in its user's history, and whether it stands there for the first time: (B, H) each."""
-    apart = recent + np.arange(len(recent))[:, None] * (int(recent.max(initial=0)) + 1)
-    _, first_at, group, counts = np.unique(apart, return_index=True, return_inverse=True, return_counts=True)
-    first = np.zeros(recent.size, np.bool_)
-    first[first_at] = True
-    return counts[group].reshape(recent.shape), first.reshape(recent.shape)
+    counts, first = np.empty(recent.shape, np.int64), np.empty(recent.shape, np.uint8)
+    occurrences(np.ascontiguousarray(recent), counts, first)
+    return counts, first.astype(np.bool_)

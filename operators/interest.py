@@ -16,10 +16,12 @@ __all__ = [
     "Job",
     "PackedJobs",
     "advance_by_steps",
+    "effects_by_gathering",
     "gap_bucket",
     "gap_buckets",
     "pack_jobs",
     "refresh",
+    "scores_by_gathering",
     "step",
 ]
 
@@ -116,6 +118,13 @@ class Encoder(Protocol):
         """
         ...
 
+    def scores_of(self, vectors: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """What ``top_k`` gives these items: vectors (B, D), rows (B, X) -> (B, X).
+
+        Nobody's numbers depend on the others of the batch.
+        """
+        ...
+
     def items_at(self, rows: Iterable[int]) -> list[str]:
         """The item id of each row of the item matrix; that of ``OUT_OF_VOCABULARY`` is empty."""
         ...
@@ -126,6 +135,13 @@ class Encoder(Protocol):
 
     def influences(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """What one event of each item adds to a user's vector, on the whole: shape of ``rows`` + (D,)."""
+        ...
+
+    def effects(self, listed: NDArray[np.int64], events: NDArray[np.int64]) -> NDArray[np.float32]:
+        """``embedding . influence``: rows of lists (B, k) and of events (B, E) -> (B, k, E).
+
+        Rows below 0 are items that the encoder does not know, and as ``OUT_OF_VOCABULARY``.
+        """
         ...
 
     def embeddings(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -174,6 +190,18 @@ def advance_by_steps(
         )
         start += users
     return states, vectors
+
+
+def scores_by_gathering(encoder: Encoder, vectors: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """``Encoder.scores_of`` by ``embeddings`` and ``biases``."""
+    # einsum, not matmul: a user's number must not depend on the others of the batch.
+    return np.einsum("bd,bxd->bx", vectors, encoder.embeddings(rows)) + encoder.biases(rows)
+
+
+def effects_by_gathering(encoder: Encoder, listed: NDArray[np.int64], events: NDArray[np.int64]) -> NDArray[np.float32]:
+    """``Encoder.effects`` by ``embeddings`` and ``influences``."""
+    known = np.maximum(listed, OUT_OF_VOCABULARY)
+    return np.einsum("bkd,bed->bke", encoder.embeddings(known), encoder.influences(events))
 
 
 def pack_jobs(jobs: Sequence[Job], hidden_width: int) -> tuple[NDArray[np.int64], PackedJobs]:

@@ -9,7 +9,7 @@ from operators.candidates.live_covisitation import LiveCoVisitation
 from operators.candidates.popularity import Popularity
 from operators.companions import Visits
 from operators.erasure import ERASURE, ErasureRequest, Receipt, digest_of, encode_receipt, husk_key
-from operators.fold import Folded, fold, fold_all
+from operators.fold import Folded, fold, fold_all, fresh_events
 from operators.fresh import fresh_by_partition, learn_popularity, popular_items
 from operators.interest import Encoder, EncoderError, refresh
 from operators.ranking import NO_CATEGORIES, Cause, Policy, RecommendationList
@@ -137,7 +137,8 @@ def process_batch(
         visits = Visits(covisitation, of_users, drop_seen=policy.seen_items == "drop")
     folded = fold_all(of_users[: len(batch.users)], batch.events, batch.bounds, encoder)
     folded += [fold(states[user], [], encoder) for user in left]
-    fresh = fresh_by_partition(users, [outcome.fresh for outcome in folded], batch.events, batch.bounds)
+    new_events, lengths = fresh_events(folded, batch.events, batch.bounds)
+    fresh = fresh_by_partition(users, new_events, lengths)
     learn_popularity(popularity, fresh)
     popular = popular_items(popularity, fresh)
     companions = visits.learned(fresh) if visits is not None else None
@@ -165,7 +166,7 @@ def process_batch(
     erasures = tuple(
         _erase_effect(user, request, states[user], topics[ERASURE], now_ms) for user, request in batch.erasures
     )
-    counts = _count(batch, folded, ranked)
+    counts = _count(batch, new_events.size, folded, ranked)
     counts = counts._replace(
         degraded_lists=len(lists) if degraded else 0, yielded_lists=len(lists) if yields and not fails else 0
     )
@@ -279,10 +280,12 @@ def _encode_lists(
     return lists
 
 
-def _count(batch: Batch, folded: Sequence[Folded], ranked: Sequence[Sequence[ranking.RankedItem]]) -> Counts:
+def _count(
+    batch: Batch, fresh: int, folded: Sequence[Folded], ranked: Sequence[Sequence[ranking.RankedItem]]
+) -> Counts:
     return Counts(
         records=batch.records,
-        folded=sum(len(outcome.fresh) for outcome in folded),
+        folded=fresh,
         duplicates=sum(outcome.duplicates for outcome in folded),
         late=sum(outcome.late for outcome in folded),
         rejected=len(batch.dead_letters),

@@ -18,6 +18,7 @@ from operators.defaults import REPEAT_WEIGHT
 from operators.explaining import because
 from operators.fusion import SOURCES, CoVisitationWeights, Fused, repeats, with_bonuses
 from operators.interest import OUT_OF_VOCABULARY, Encoder
+from operators.kernels import newest_first
 from operators.reranking import NO_CATEGORY, reshaped
 from operators.state import UserState
 
@@ -288,13 +289,9 @@ def _rows_of(state: UserState, encoder: Encoder) -> "array[int]":
 
 def _recent_rows(states: Sequence[UserState], encoder: Encoder, events: int) -> NDArray[np.int64]:
     """(B, H) rows of the newest events of each user, newest first, filled with row 0."""
-    histories = [_rows_of(state, encoder)[-events:] for state in states]
-    lengths = [len(history) for history in histories]
-    flat = np.frombuffer(b"".join(histories), np.int64)
-    recent = np.zeros((len(states), max(lengths)), np.int64)
-    lines = np.repeat(np.arange(len(states)), lengths)
-    places = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(flat)) - 1
-    recent[lines, places] = flat
+    histories = [_rows_of(state, encoder) for state in states]
+    recent = np.empty((len(states), min(events, max(map(len, histories)))), np.int64)
+    newest_first(histories, recent)
     return recent
 
 

@@ -31,7 +31,7 @@ from streams.policy import policy_of
 from streams.processor import ProcessorTime
 from streams.progress import RestoreProgress
 from streams.reach import why_unreachable
-from streams.records import hand_on_parsed_records
+from streams.records import hand_on_packed_records
 from streams.resources import open_files_of_partition
 from streams.restore import Restorer
 from streams.settings import Settings
@@ -78,7 +78,7 @@ class Worker:
             WorkerError: the broker cannot be reached or the topics do not fit the state.
         """
         settings, worker = self.settings, self.settings.worker
-        hand_on_parsed_records()
+        hand_on_packed_records()
         partitions = await self._topic_partitions()
         self._exactly_once = self._delivers_exactly_once()
         encoder = OnnxEncoder(Path(worker.model_dir), providers=worker.provider, threads=worker.encoder_threads)

@@ -11,6 +11,7 @@ from aiokafka import TopicPartition
 
 from operators import limits
 from operators.interest import Encoder
+from operators.records import Records
 
 __all__ = ["Catalog", "CatalogFollower", "CatalogItem"]
 
@@ -121,7 +122,7 @@ class CatalogFollower:
             await self._read(timeout_ms=1000)
 
     async def _read(self, timeout_ms: int) -> None:
-        read: dict[Any, list[Any]] = await self._consumer.getmany(timeout_ms=timeout_ms)
+        read: dict[Any, Records] = await self._consumer.getmany(timeout_ms=timeout_ms)
         for records in read.values():
             for record in records:
                 self.catalog.note(record.key, record.value)

@@ -1,7 +1,7 @@
 """The engine: gathers chunks of all partitions, runs them through the core as one batch, and settles them.
 
-One batch is decoded and one computed, each in its thread, while those before them are delivered and stored: a broker
-that pauses for a moment does not hold up the core.
+One batch is computed in a thread while those before it are delivered and stored: a broker that pauses for a moment
+does not hold up the core.
 An error anywhere ends the worker; nothing of the batch is acknowledged.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operators import limits
-from operators.batches import Batch, Chunk, UserKey, decode_chunks
+from operators.batches import Chunk, UserKey, decode_chunks
 from operators.interest import Encoder
 from operators.privacy import Pseudonyms
 from operators.process import NO_EFFECTS, Effects, process_batch
@@ -34,19 +34,6 @@ __all__ = ["DrainError", "Engine"]
 
 
 _ALIGN_POLL_S: Final = 0.01
-
-
-class _Decoded(NamedTuple):
-    batch: Batch
-    begun_ms: int
-    appended_ms: NDArray[np.int64]
-    """(records,) their record times."""
-    seconds: float
-
-    @property
-    def waited_ms(self) -> float:
-        """The median over the records: a few old ones say nothing of the worker."""
-        return float(self.begun_ms - np.median(self.appended_ms)) if len(self.appended_ms) else 0.0
 
 
 class _Work(NamedTuple):
@@ -103,7 +90,6 @@ class Engine:
         self._batch_events_max = batch_events_max
         self._yield_after_ms = 1000 * yield_after_s if yield_after_s else None
         self._thread = ThreadPoolExecutor(1, "headwater-core")
-        self._decode_thread = ThreadPoolExecutor(1, "headwater-decode")
         self._queue = IntakeQueue(source)
         self._changed = asyncio.Condition()
         self._in_work = 0
@@ -132,8 +118,7 @@ class Engine:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        for thread in (self._decode_thread, self._thread):
-            thread.shutdown(wait=True, cancel_futures=True)
+        self._thread.shutdown(wait=True, cancel_futures=True)
 
     async def submit(self, intake: Intake) -> None:
         """Queue a chunk; its source partition is paused while it has too much in the queue."""
@@ -186,17 +171,13 @@ class Engine:
             await asyncio.gather(*settling, return_exceptions=True)
 
     async def _feed(self, computed: "asyncio.Queue[_Computed]") -> None:
-        """Decode a batch while the one before it is computed, so that the core's thread need not wait for it."""
+        """Have the next batch ready for the core's thread when it is through with the one before."""
         loop = asyncio.get_running_loop()
         try:
             while not self.failed.done():
                 intakes = await self._gather()
                 chunks = [intake.chunk for intake in intakes]
-                if self._computing > 1:
-                    decode = loop.run_in_executor(self._decode_thread, _decode, chunks, self._pseudonyms)
-                    work = loop.run_in_executor(self._thread, self._compute, await decode)
-                else:  # the core has nothing else to do, and a hand-over is a good part of what a small batch takes
-                    work = loop.run_in_executor(self._thread, self._decode_and_compute, chunks)
+                work = loop.run_in_executor(self._thread, self._compute, chunks)
                 computed.put_nowait((intakes, work))
         except Exception as error:
             await self._fail(error)
@@ -236,12 +217,11 @@ class Engine:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._changed.wait(), _ALIGN_POLL_S)
 
-    def _decode_and_compute(self, chunks: Sequence[Chunk]) -> _Work:
-        return self._compute(_decode(chunks, self._pseudonyms))
-
-    def _compute(self, decoded: _Decoded) -> _Work:
-        batch, begun_ms = decoded.batch, decoded.begun_ms
-        clock = _Stages({"decode": decoded.seconds})
+    def _compute(self, chunks: Sequence[Chunk]) -> _Work:
+        clock, begun_ms = _Stages(), now_ms()
+        batch = decode_chunks(chunks, begun_ms, self._pseudonyms)
+        appended_ms = np.concatenate([chunk.records.timestamps_ms for chunk in chunks])
+        clock.mark("decode")
         while self._erased:
             self._states.drop_erased(*self._erased.popleft())
         touched = batch.touched if batch.erasures else batch.users
@@ -262,20 +242,19 @@ class Engine:
             categories=self._catalog.categories,
             now_ms=begun_ms,
             covisitation=covisitation,
-            yields=self._yield_after_ms is not None and decoded.waited_ms > self._yield_after_ms,
+            yields=self._yield_after_ms is not None and _waited_ms(appended_ms, begun_ms) > self._yield_after_ms,
             mark=clock.mark,
         )
         if self._pseudonyms is not None:
             effects = effects._replace(dead_letters=[withheld(letter) for letter in effects.dead_letters])
         snapshots = self._states.due_snapshots(limits.popularity_checkpoint_events)
-        return _Work(effects, snapshots, begun_ms, decoded.appended_ms, clock.seconds)
+        return _Work(effects, snapshots, begun_ms, appended_ms, clock.seconds)
 
     async def _settle(self, intakes: Sequence[Intake], work: _Work, before: "asyncio.Task[None] | None") -> None:
         started = time.perf_counter()
         offsets: dict[Any, int] = {}
         for intake in intakes:
-            following = intake.chunk.records[-1].offset + 1
-            offsets[intake.tp] = max(following, offsets.get(intake.tp, 0))
+            offsets[intake.tp] = max(intake.chunk.records.last_offset + 1, offsets.get(intake.tp, 0))
         self._generation = intakes[0].generation
         try:
             await self._checkpoint.settle(Settlement(work.effects, work.snapshots, offsets, self._generation), before)
@@ -294,11 +273,9 @@ class Engine:
             self._changed.notify_all()
 
 
-def _decode(chunks: Sequence[Chunk], pseudonyms: Pseudonyms | None) -> _Decoded:
-    began, begun_ms = time.perf_counter(), now_ms()
-    batch = decode_chunks(chunks, begun_ms, pseudonyms)
-    appended_ms = np.array([record.timestamp for chunk in chunks for record in chunk.records], np.int64)
-    return _Decoded(batch, begun_ms, appended_ms, time.perf_counter() - began)
+def _waited_ms(appended_ms: NDArray[np.int64], begun_ms: int) -> float:
+    """The median over the records: a few old ones say nothing of the worker."""
+    return float(begun_ms - np.median(appended_ms)) if len(appended_ms) else 0.0
 
 
 def _count_events(intakes: Sequence[Intake]) -> int:
@@ -308,8 +285,8 @@ def _count_events(intakes: Sequence[Intake]) -> int:
 class _Stages:
     """Seconds by stage."""
 
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self.seconds = seconds
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
         self._last = time.perf_counter()
 
     def mark(self, stage: str) -> None:

@@ -69,7 +69,7 @@ class IntakeQueue:
         tp = intake.tp
         self._chunks.setdefault(tp, deque()).append(intake)
         self._events[tp] += len(intake.chunk.records)
-        self._received[tp] = intake.chunk.records[-1].offset
+        self._received[tp] = intake.chunk.records.last_offset
         if self._events[tp] >= limits.partition_queue_events_max:
             self._source.pause(tp)
 
@@ -92,7 +92,7 @@ class IntakeQueue:
         waiting = {tp.partition for tp, chunks in self._chunks.items() if chunks}
         self._waiting_since = {p: since for p, since in self._waiting_since.items() if p in waiting}
         held = {partition for partition in waiting if self._waits(partition, topics)}
-        heads = [(chunks[0].chunk.records[0].timestamp, tp) for tp, chunks in self._chunks.items() if chunks]
+        heads = [(_first_ms(chunks), tp) for tp, chunks in self._chunks.items() if chunks]
         heapq.heapify(heads)
         while heads:
             _, tp = heapq.heappop(heads)
@@ -105,7 +105,7 @@ class IntakeQueue:
             taken.append(self._pop(tp))
             events += size
             if chunks:
-                heapq.heappush(heads, (chunks[0].chunk.records[0].timestamp, tp))
+                heapq.heappush(heads, (_first_ms(chunks), tp))
             elif self._has_chunks(tp.partition, topics) and self._waits(tp.partition, topics):
                 held.add(tp.partition)
         return taken
@@ -139,6 +139,10 @@ class IntakeQueue:
             if not self._chunks.get(tp) and self._source.has_more(tp, self._received.get(tp, -1)):
                 return True
         return False
+
+
+def _first_ms(chunks: Sequence[Intake]) -> int:
+    return int(chunks[0].chunk.records.timestamps_ms[0])
 
 
 class _TopicPartition(NamedTuple):

@@ -4,7 +4,7 @@
   (transport/consumer.py, ``ConsumerThread``). Here the work is in threads and the loop is free; each fetch through two
   queues and two loops under one interpreter lock was a good part of what a small batch takes.
 - Fetches are incremental (``streams.fetching``).
-- Records are handed on as aiokafka's parser made them (``streams.records``).
+- Records are handed on in one piece (``streams.records``).
 - Changelogs are not read here (``streams.recovery``).
 - The longest fetch wait is a setting (drivers/aiokafka.py hard-codes ``fetch_max_wait_ms=1500``).
 """

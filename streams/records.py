@@ -1,60 +1,75 @@
-"""Fetched records: a batch's at once, and whatever the names of their headers are (aiokafka 0.14).
+"""Fetched records: a fetch's of a partition in one piece, and whatever the names of their headers are (aiokafka 0.14).
 
-- aiokafka takes a batch apart record by record, through two generators and a method, and copies each into a dataclass
-  of eleven fields: several times what its compiled parser needs. Here a batch is one list of what that parser makes.
-- Brokers take header names that are not UTF-8; the parser ends with a ``UnicodeDecodeError``, and every owner of the
-  partition would at the same offset. So where it gives up, what is left of that fetch is read again in Python, with
-  U+FFFD for what is no UTF-8: aiokafka could not send such a name on either. The source topic still has the bytes.
+- aiokafka makes an object of eleven fields of each record, through two generators, a method and a parser that makes
+  another. Here all of them are one ``Records``: the bytes, and where in them each is.
+- Brokers take header names that are not UTF-8. aiokafka's parser ends with a ``UnicodeDecodeError``, and every owner
+  of the partition would at the same offset. ``Records`` reads a name when it is asked for one, whatever it is.
+- A log from before Kafka 0.11 has batches of two formats, of which aiokafka's compiled parser sees the first.
 """
 
 # pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false, reportGeneralTypeIssues=false, reportIncompatibleMethodOverride=false
+# pyright: reportUnknownArgumentType=false, reportIncompatibleMethodOverride=false
 # pyright: reportAttributeAccessIssue=false, reportUnknownParameterType=false
-# aiokafka keeps its fetcher and its parsers to itself, and calls the latter final.
+# aiokafka keeps its fetcher to itself.
 
-from bisect import bisect_left
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+import struct
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from itertools import dropwhile
-from operator import attrgetter
 from typing import Any, Final
 
+import numpy as np
+from aiokafka import codec
 from aiokafka.consumer import fetcher
 from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
-from aiokafka.record.default_records import DefaultRecord, _DefaultRecordBatchPy
-from aiokafka.record.memory_records import MemoryRecords, _MemoryRecordsPy
-from aiokafka.record.util import decode_varint_py
+from aiokafka.errors import CorruptRecordException, UnsupportedCodecError
+from aiokafka.record.memory_records import _MemoryRecordsPy
 
-__all__ = ["hand_on_parsed_records", "parsed_records_handed_on"]
+from operators.records import Records
+from streams.record_batches import index_records
+
+__all__ = ["hand_on_packed_records", "packed_records_handed_on"]
 
 _getall_one_by_one: Final = FetchResult.getall
 
+_BATCH_HEADER: Final = struct.Struct(">qiibIhiqqqhii")
+_MAGIC_AT: Final = 16
+_MAGIC: Final = 2
+"""Of the format with headers, which brokers write since Kafka 0.11."""
+_CODEC: Final = 0x07
+_LOG_APPEND_TIME: Final = 0x08
+_COLUMNS: Final = 8
+_UNPACK: Final[dict[int, Callable[[Any], Any]]] = {
+    1: codec.gzip_decode,
+    2: codec.snappy_decode,
+    3: codec.lz4_decode,
+    4: codec.zstd_decode,
+}
 
-def hand_on_parsed_records() -> None:
-    """Let every aiokafka consumer of this process hand on the parser's records, which have what ``Record`` asks for."""
+
+def hand_on_packed_records() -> None:
+    """Let every aiokafka consumer of this process hand on ``Records``."""
     fetcher.MemoryRecords, fetcher.PartitionRecords = _FetchedRecords, _FetchedPartition
     FetchResult.getall = _getall
 
 
 @contextmanager
-def parsed_records_handed_on() -> Generator[None]:
+def packed_records_handed_on() -> Generator[None]:
     """The same, for as long as the block runs: in a process with consumers that others have made."""
     before = fetcher.MemoryRecords, fetcher.PartitionRecords, FetchResult.getall
-    hand_on_parsed_records()
+    hand_on_packed_records()
     try:
         yield
     finally:
         fetcher.MemoryRecords, fetcher.PartitionRecords, FetchResult.getall = before
 
 
-def _getall(self: Any, max_records: int | None = None) -> list[Any]:
+def _getall(self: Any, max_records: int | None = None) -> Any:
     """``FetchResult.getall``, which it calls for what was fetched before it took its place."""
     of_partition = self._partition_records
     if not isinstance(of_partition, _FetchedPartition):
         return _getall_one_by_one(self, max_records)
     if not self.check_assignment(self._topic_partition):
-        return []
+        return _NONE
     records = of_partition.take(max_records)
     self._update_position()
     if max_records is None or len(records) < max_records:
@@ -63,67 +78,61 @@ def _getall(self: Any, max_records: int | None = None) -> list[Any]:
 
 
 class _FetchedPartition(PartitionRecords):
-    """aiokafka's view of the records of a fetch that a consumer is to have, of which it makes a list a batch here.
+    """aiokafka's view of the records of a fetch that a consumer is to have.
 
     One that is left half taken holds the rest of its batch until the collector comes by; a worker takes all.
     """
 
     def __init__(self, *args: Any) -> None:
-        self._run: list[Any] = []
-        """Records of one batch, of which those before ``_at`` were handed on."""
-        self._at = 0
+        self._run = _NONE
+        """Records of one batch that were not handed on yet."""
         super().__init__(*args)
 
     def __next__(self) -> Any:
-        record = self.take(1)
-        if not record:
+        records = self.take(1)
+        if not len(records):
             raise StopIteration
-        return record[0]
+        return records.record(0)
 
-    def take(self, records_max: int | None) -> list[Any]:
+    def take(self, records_max: int | None) -> Records:
         """The next records; fewer than ``records_max`` only where the fetch is at its end."""
-        taken: list[Any] = []
-        while (records_max is None or len(taken) < records_max) and self._has_run():
-            end = len(self._run) if records_max is None else self._at + records_max - len(taken)
-            taken += self._run[self._at : end]
-            self._at = min(end, len(self._run))
-            self.next_fetch_offset = self._run[self._at - 1].offset + 1
-        return taken
+        taken: list[Records] = [_NONE]
+        left = records_max
+        while (left is None or left > 0) and self._has_run():
+            taken.append(self._run.part(0, left))
+            self._run = self._run.part(len(taken[-1]))
+            self.next_fetch_offset = taken[-1].last_offset + 1
+            left = None if left is None else left - len(taken[-1])
+        return Records.joined(taken[1:] or taken)
 
     def _has_run(self) -> bool:
-        if self._at == len(self._run):
-            self._run, self._at = self._next_run(), 0
-        return bool(self._run)
+        if not len(self._run):
+            self._run = self._next_run()
+        return len(self._run) > 0
 
-    def _next_run(self) -> list[Any]:
+    def _next_run(self) -> Records:
         if self._records_iterator is None:
-            return []
+            return _NONE
         iterator: Any = self._records_iterator
         try:
             return next(iterator)
         except StopIteration:
             self._records_iterator = None  # it refers to self
-            return []
-        except UnicodeDecodeError:
-            if not isinstance(self._records, _FetchedRecords):
-                raise
-            self._records = _Rest(self._records.fetched, self.next_fetch_offset)
-            self._records_iterator = self._unpack_records()
-            return self._next_run()
+            return _NONE
 
-    def _consumer_record(self, tp: Any, record: "_Run") -> list[Any]:
-        records, first = record.records, self.next_fetch_offset
-        if records[0].offset >= first:
-            return records
-        return records[bisect_left(records, first, key=attrgetter("offset")) :]
+    def _consumer_record(self, tp: Any, record: "_Run") -> Records:
+        records = record.records
+        return records.part(int(np.searchsorted(records.offsets, self.next_fetch_offset)))
 
 
 class _Run:
     """A batch that goes for its only record, with the offset of its last one."""
 
-    def __init__(self, batch: Any) -> None:
+    def __init__(self, batch: Any, fetched: bytes, start: int, end: int) -> None:
+        """``batch`` is what ``fetched`` has from ``start`` up to ``end``."""
         self._batch = batch
-        self.records: list[Any] = []
+        self._place = fetched, start, end
+        self.records = _NONE
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._batch, name)
@@ -132,78 +141,61 @@ class _Run:
         return next(self._batch)
 
     def __iter__(self) -> "Iterator[_Run]":
-        self.records = list(self._batch)
-        return iter([self] if self.records else [])
+        fetched, start, _ = self._place
+        self.records = _records(*self._place) if fetched[start + _MAGIC_AT] == _MAGIC else Records.of(self._batch)
+        return iter([self] if len(self.records) else [])
 
     @property
     def offset(self) -> int:
-        return self.records[-1].offset
+        return self.records.last_offset
 
 
-class _FetchedRecords(MemoryRecords):
-    """aiokafka's view of what was fetched of a partition, with the bytes, which the compiled parser hides."""
+def _records(data: bytes, start: int, end: int) -> Records:
+    """The records of the batch that is there.
 
-    def __init__(self, fetched: bytes) -> None:
-        super().__init__(fetched)  # pyright: ignore[reportAbstractUsage]  # typed as a protocol's method
-        self.fetched = fetched
-
-    def next_batch(self, *args: Any) -> Any:
-        return _Run(super().next_batch(*args))  # pyright: ignore[reportAbstractUsage]  # as above
-
-
-class _Rest:
-    """The batches of a fetch that are not wholly below ``offset``; takes the place of a ``MemoryRecords``."""
-
-    def __init__(self, fetched: bytes, offset: int) -> None:
-        batches: Iterable[Any] = iter(_Batches(fetched).next_batch, None)
-        self._left = deque(dropwhile(lambda batch: batch.next_offset <= offset, batches))
-
-    def has_next(self) -> bool:
-        return bool(self._left)
-
-    def next_batch(self) -> Any:
-        return _Run(self._left.popleft())
+    Raises:
+        CorruptRecordException: its lengths do not add up.
+        UnsupportedCodecError: it is compressed in a way that is not known here, or whose library is missing.
+    """
+    offset, _, _, _, _, attributes, _, first_ms, last_ms, _, _, _, count = _BATCH_HEADER.unpack_from(data, start)
+    start += _BATCH_HEADER.size
+    if attributes & _CODEC:
+        data = _unpacked(data[start:end], attributes & _CODEC)
+        start, end = 0, len(data)
+    is_sound = 0 <= count <= end - start
+    index = np.empty((count if is_sound else 0, _COLUMNS), np.int64)
+    if not (is_sound and index_records(data, start, end, offset, first_ms, index)):
+        raise CorruptRecordException(f"the batch at offset {offset} is no batch of {count} records")
+    records = Records(data, index)
+    if attributes & _LOG_APPEND_TIME:
+        records.timestamps_ms[:] = last_ms
+    return records
 
 
-class _Batches(_MemoryRecordsPy):
-    def next_batch(self, *_: int) -> Any:
-        batch = self._next_slice
-        if batch is None or batch[self.MAGIC_OFFSET] < 2:  # a batch of before Kafka 0.11 has no headers
-            return super().next_batch()
-        self._cache_next()
-        return _LenientBatch(batch)
+def _unpacked(data: bytes, codec_number: int) -> bytes:
+    if codec_number not in _UNPACK:
+        raise UnsupportedCodecError(f"compression codec {codec_number} is none of Kafka's")
+    try:
+        return _UNPACK[codec_number](data)
+    except NotImplementedError as error:  # aiokafka's word for a library that is missing
+        raise UnsupportedCodecError(str(error)) from error
 
 
-class _LenientBatch(_DefaultRecordBatchPy):
-    """A batch whose records may have header names of any bytes; whatever else is wrong is an error as ever.
+class _FetchedRecords(_MemoryRecordsPy):  # pyright: ignore[reportGeneralTypeIssues]  # final, says its type
+    """aiokafka's view of what was fetched of a partition, with the place of each batch.
 
-    Lengths are read in Python: aiokafka's compiled reader of them goes beyond the end of a batch that lies.
+    Of the two it has this one looks at each batch for its format, and the compiled one at the first for all.
     """
 
-    def _read_msg(self, *_: Any) -> Any:
-        length, start = decode_varint_py(self._buffer, self._pos)
-        timestamp_delta, at = decode_varint_py(self._buffer, start + 1)  # behind the attributes
-        offset_delta, at = decode_varint_py(self._buffer, at)
-        key, at = self._read_bytes(at)
-        value, at = self._read_bytes(at)
-        headers, at = self._read_headers(at)
-        if at - start != length:
-            raise ValueError(f"a record of {length} bytes ends after {at - start}")
-        self._pos = at
-        timestamp = self.max_timestamp if self.timestamp_type else self.first_timestamp + timestamp_delta
-        return DefaultRecord(self.base_offset + offset_delta, timestamp, self.timestamp_type, key, value, headers)
+    def __init__(self, fetched: bytes) -> None:
+        self._at = 0
+        super().__init__(fetched)
 
-    def _read_headers(self, at: int) -> tuple[list[tuple[str, bytes | None]], int]:
-        count, at = decode_varint_py(self._buffer, at)
-        if count < 0:
-            raise ValueError(f"{count} headers")
-        headers: list[tuple[str, bytes | None]] = []
-        for _ in range(count):
-            name, at = self._read_bytes(at)
-            value, at = self._read_bytes(at)
-            headers.append(((name or b"").decode(errors="replace"), value))
-        return headers, at
+    def next_batch(self, *_: int) -> Any:
+        start = self._at
+        self._at += len(self._next_slice or b"")
+        batch = super().next_batch()
+        return None if batch is None else _Run(batch, self._buffer, start, self._at)
 
-    def _read_bytes(self, at: int) -> tuple[bytes | None, int]:
-        length, at = decode_varint_py(self._buffer, at)
-        return (None, at) if length < 0 else (bytes(self._buffer[at : at + length]), at + length)
+
+_NONE: Final = Records.of([])

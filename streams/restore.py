@@ -20,6 +20,7 @@ from aiokafka.errors import OffsetOutOfRangeError
 from aiokafka.structs import TopicPartition
 
 from operators import limits
+from operators.records import Records
 from streams.store import StateStore, StoreError
 
 __all__ = ["OnStalled", "Progress", "Restored", "Restorer"]
@@ -197,7 +198,7 @@ class _Run:
         self._progress.move(done, total)
         return done
 
-    async def _write(self, fetched: Mapping[TopicPartition, Sequence[Any]]) -> None:
+    async def _write(self, fetched: Mapping[TopicPartition, Records]) -> None:
         """Wait for the write before, then begin this one."""
         await asyncio.shield(self.writing)
         calls = [(self._apply, tp.partition, part) for tp, part in fetched.items()]
@@ -218,9 +219,9 @@ class _Run:
             if isinstance(result, BaseException):
                 raise result
 
-    def _apply(self, partition: int, records: Sequence[Any]) -> None:
+    def _apply(self, partition: int, records: Records) -> None:
         """In a thread; the next call for a partition comes when this one is over."""
         if partition in self._large and partition not in self._bulk_begun:
             self._store.set_bulk(partition, True)
             self._bulk_begun.add(partition)
-        self._store.write(partition, [(record.key, record.value) for record in records], records[-1].offset)
+        self._store.write(partition, records.changes(), records.last_offset)

@@ -26,7 +26,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from aiokafka import AIOKafkaProducer
@@ -37,6 +37,7 @@ from faust.types import TP
 from faust.types.tuples import ConsumerMessage, Message
 
 from operators import limits
+from operators.records import Records
 from streams.lease import LeasedProducer
 from streams.loop_consumer import LoopConsumer
 from streams.protocol import GroupMember, GroupOffset
@@ -123,14 +124,15 @@ class ChunkConsumer(driver.Consumer):
             generation = self.app.consumer_generation_id
             wanted = self._fetchable()
             if wanted and not self.should_stop:
-                records = await self._getmany(wanted, min(timeout, _FETCH_TIMEOUT_S))
+                fetched: Any = await self._getmany(wanted, min(timeout, _FETCH_TIMEOUT_S))
+                records: dict[TP, Records] = fetched
                 # Before anything else runs: their positions have moved, and on their way nobody else knows them.
-                self._fetched |= {TP(*tp): fetched[-1].offset for tp, fetched in records.items() if fetched}
+                self._fetched |= {TP(*tp): part.last_offset for tp, part in records.items() if len(part)}
                 # Records that are dropped here were fetched before the seek that reads them again.
-                for tp, slice_ in _round_robin(records, self.chunk_records_max):
+                for tp, part in _round_robin(records, self.chunk_records_max):
                     if not self.flow_active or self.app.consumer_generation_id != generation:
                         return
-                    yield tp, self._chunk_message(tp, slice_, generation)
+                    yield tp, self._chunk_message(tp, part, generation)
         if not wanted:
             await asyncio.sleep(_IDLE_POLL_S)
 
@@ -194,14 +196,13 @@ class ChunkConsumer(driver.Consumer):
         async with self._fetching:
             await super().seek_wait(partitions)
 
-    def _chunk_message(self, tp: TP, records: Sequence[Any], generation: int) -> Message:
-        last = records[-1]
+    def _chunk_message(self, tp: TP, records: Records, generation: int) -> Message:
         return ConsumerMessage(
             tp.topic,
             tp.partition,
-            last.offset,
-            last.timestamp / 1000.0,
-            last.timestamp_type,
+            records.last_offset,
+            int(records.timestamps_ms[-1]) / 1000.0,
+            0,
             [],
             None,
             records,  # type: ignore[arg-type]  # a chunk stands where Faust has one record's bytes
@@ -294,15 +295,15 @@ def _nothing(_open: object, _committed: object) -> None:
     pass
 
 
-def _round_robin(records: Mapping[Any, Sequence[Any]], size: int) -> list[tuple[TP, Sequence[Any]]]:
-    """Slices of at most ``size`` records, the partitions taking turns: none waits for another's backlog."""
-    slices: list[tuple[TP, Sequence[Any]]] = []
+def _round_robin(records: Mapping[Any, Records], size: int) -> list[tuple[TP, Records]]:
+    """Parts of at most ``size`` records, the partitions taking turns: none waits for another's backlog."""
+    parts: list[tuple[TP, Records]] = []
     longest = max((len(of_partition) for of_partition in records.values()), default=0)
     for start in range(0, longest, size):
         for tp, of_partition in records.items():
             if start < len(of_partition):
-                slices.append((TP(tp.topic, tp.partition), of_partition[start : start + size]))
-    return slices
+                parts.append((TP(tp.topic, tp.partition), of_partition.part(start, start + size)))
+    return parts
 
 
 class BatchProducer(driver.Producer):

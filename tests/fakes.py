@@ -10,7 +10,16 @@ from numpy.typing import NDArray
 from operators.batches import Chunk
 from operators.columns import Columns
 from operators.events import Event, fingerprint_of
-from operators.interest import GAP_BUCKETS, OUT_OF_VOCABULARY, PackedJobs, advance_by_steps
+from operators.fold import Folded
+from operators.interest import (
+    GAP_BUCKETS,
+    OUT_OF_VOCABULARY,
+    PackedJobs,
+    advance_by_steps,
+    effects_by_gathering,
+    scores_by_gathering,
+)
+from operators.records import Records
 from operators.state import Past
 
 __all__ = ["NOW_MS", "TOPICS", "FakeEncoder", "FakeRecord", "chunk", "event", "full_pass", "items", "record"]
@@ -104,6 +113,12 @@ class FakeEncoder:
     def biases(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return np.where(self.available, self.bias + self.boosts, np.float32(-np.inf))[rows]
 
+    def scores_of(self, vectors: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return scores_by_gathering(self, vectors, rows)
+
+    def effects(self, listed: NDArray[np.int64], events: NDArray[np.int64]) -> NDArray[np.float32]:
+        return effects_by_gathering(self, listed, events)
+
     def set_rule(self, item_id: str, available: bool, boost: float) -> None:
         row = self.row_of(item_id)
         if row != OUT_OF_VOCABULARY:
@@ -157,9 +172,9 @@ def record(
     return FakeRecord(offset, user.encode(), encode(body), _HEADERS[encoding])
 
 
-def chunk(event_type: int, partition: int, records: Sequence[FakeRecord]) -> Chunk:
+def chunk(event_type: int, partition: int, records: Sequence[FakeRecord] | Records) -> Chunk:
     """Records of one partition of the topic of an event type."""
-    return Chunk(TOPICS[event_type], event_type, partition, records)
+    return Chunk.of(TOPICS[event_type], event_type, partition, records)
 
 
 def event(
@@ -168,6 +183,12 @@ def event(
     """An accepted event."""
     fingerprint = 0 if event_id is None else fingerprint_of(event_id)
     return Event(user.encode(), item, event_type, timestamp_ms, offset, fingerprint)
+
+
+def fresh_count(folded: Folded) -> int:
+    """How many events ``fold`` found new."""
+    assert folded.fresh is not None
+    return folded.fresh.size
 
 
 def past(item: str, event_type: int, timestamp_ms: int, fingerprint: int) -> Past:

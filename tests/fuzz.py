@@ -20,6 +20,7 @@ with atheris.instrument_imports(include=["operators", "streams.catalog", "stream
     from operators.columns import decode_columns
     from operators.erasure import decode_erasure
     from operators.events import Event, Rejected, decode
+    from operators.records import Records
     from streams.catalog import Catalog
     from streams.clients import watch
     from streams.clients.errors import ClientError
@@ -48,9 +49,9 @@ def _events(value: bytes) -> None:
     records = [FakeRecord(n, b"u", part or None, [] if n % 3 else MSGPACK) for n, part in enumerate(parts)][
         :_RECORDS_MAX
     ]
-    types = [n % 3 for n in range(len(records))]
-    alone = [decode(one.value, one.key, one.headers, types[n], one.offset, NOW_MS) for n, one in enumerate(records)]
-    columns, rejected = decode_columns(records, types, NOW_MS)
+    event_type = len(parts) // 3 % 3
+    alone = [decode(one.value, one.key, one.headers, event_type, one.offset, NOW_MS) for one in records]
+    columns, rejected = decode_columns(Records.of(records), event_type, NOW_MS)
     assert [columns.event(n) for n in range(len(columns.keys))] == [one for one in alone if isinstance(one, Event)]
     assert rejected == [(n, one) for n, one in enumerate(alone) if isinstance(one, Rejected)]
 

@@ -28,7 +28,7 @@ class PopularItems(Component):
         self.counts = Popularity(self.half_life_ms)
         order = np.argsort(histories.times_ms, kind="stable")
         ids = [str(row) for row in histories.rows[order].tolist()]
-        self.counts.extend(list(zip(ids, histories.times_ms[order].tolist(), strict=True)))
+        self.counts.extend(ids, histories.times_ms[order])
 
     def update(self, before: object, row: int, time_ms: int) -> None:
         self.counts.add(str(row), time_ms)

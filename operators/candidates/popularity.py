@@ -2,13 +2,15 @@
 
 import math
 from bisect import bisect_right
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping
 from typing import Final
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from operators import limits
+from operators.kernels import add_decayed
 from operators.wire import UNDECODABLE
 
 __all__ = ["PopularItems", "Popularity", "PopularityError"]
@@ -77,41 +79,40 @@ class Popularity:
 
     def add(self, item_id: str, timestamp_ms: int) -> None:
         """Fold one event."""
-        self.extend([(item_id, timestamp_ms)])
+        self.extend([item_id], np.array([timestamp_ms], np.int64))
 
-    def extend(self, events: Sequence[tuple[str, int]]) -> None:
-        """Fold events: item id and event time in ms."""
+    def extend(self, item_ids: list[str], times_ms: NDArray[np.int64]) -> None:
+        """Fold events: the item of each, and its event time."""
         del self._editions[:-1]
         start = 0
-        while start < len(events):
+        while start < len(item_ids):
             until_edition = _next_edition(self._editions[-1].events) - self.events
-            part = events[start : start + until_edition]
-            self._fold(part)
-            self.events += len(part)
-            if len(part) == until_edition:
+            end = min(start + until_edition, len(item_ids))
+            self._fold(item_ids, times_ms, start, end)
+            self.events += end - start
+            if end - start == until_edition:
                 self._editions.append(PopularItems(self.events, self._weights.copy()))
-            start += len(part)
+            start = end
 
-    def _fold(self, events: Sequence[tuple[str, int]]) -> None:
-        weights, half_life_ms = self._weights, self._half_life_ms
-        last_ms, weight = None, 0.0
-        for item_id, timestamp_ms in events:
-            if timestamp_ms != last_ms:  # the lines of a basket share their time
-                if not weights:
-                    self._landmark_ms = timestamp_ms
-                exponent = (timestamp_ms - self._landmark_ms) / half_life_ms
-                if exponent > _EXPONENT_MAX:
-                    self._move_landmark(timestamp_ms)
-                    weights, exponent = self._weights, 0.0
-                last_ms, weight = timestamp_ms, 2.0**exponent
-            counted = weights.get(item_id)
-            if counted is not None:
-                weights[item_id] = counted + weight
-                continue
-            weights[item_id] = weight
-            if len(weights) > limits.popularity_items_max:
+    def _fold(self, item_ids: list[str], times_ms: NDArray[np.int64], start: int, end: int) -> None:
+        while start < end:
+            if not self._weights:
+                self._landmark_ms = int(times_ms[start])
+            start = add_decayed(
+                self._weights,
+                item_ids,
+                times_ms,
+                start,
+                end,
+                self._landmark_ms,
+                self._half_life_ms,
+                _EXPONENT_MAX,
+                limits.popularity_items_max,
+            )
+            if len(self._weights) > limits.popularity_items_max:
                 self._evict()
-                weights = self._weights
+            elif start < end:
+                self._move_landmark(int(times_ms[start]))
 
     def as_of(self, events: int) -> PopularItems:
         """The last edition before more than ``events`` were counted, as far back as the last ``extend`` goes."""

@@ -115,7 +115,7 @@ def _batches(backlog: Backlog, events: int) -> Sequence[list[Chunk]]:
     topic = backlog.topics[PURCHASE]
     return [
         [
-            Chunk(topic, PURCHASE, partition, part[len(part) * n // count : len(part) * (n + 1) // count])
+            Chunk.of(topic, PURCHASE, partition, part[len(part) * n // count : len(part) * (n + 1) // count])
             for partition, part in enumerate(backlog.records)
             if len(part) * n // count < len(part) * (n + 1) // count
         ]

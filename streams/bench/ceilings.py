@@ -65,7 +65,7 @@ def recorded_batches(lists: Sequence[Listed], backlog: Backlog) -> list[list[Chu
         topic = backlog.topics[PURCHASE]
         batches.append(
             [
-                Chunk(topic, PURCHASE, partition, [backlog.records[partition][offset] for offset in sorted(offsets)])
+                Chunk.of(topic, PURCHASE, partition, [backlog.records[partition][offset] for offset in sorted(offsets)])
                 for partition, offsets in sorted(by_partition.items())
             ]
         )

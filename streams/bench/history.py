@@ -13,7 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.dataset import complete_journey
-from operators.interest import OUT_OF_VOCABULARY, PackedJobs, advance_by_steps
+from operators.interest import (
+    OUT_OF_VOCABULARY,
+    PackedJobs,
+    advance_by_steps,
+    effects_by_gathering,
+    scores_by_gathering,
+)
 from streams import app
 from streams.serving import run_worker
 from streams.settings import load_settings
@@ -77,6 +83,12 @@ class HistoryEncoder:
 
     def biases(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return np.zeros(rows.shape, np.float32)
+
+    def scores_of(self, vectors: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return scores_by_gathering(self, vectors, rows)
+
+    def effects(self, listed: NDArray[np.int64], events: NDArray[np.int64]) -> NDArray[np.float32]:
+        return effects_by_gathering(self, listed, events)
 
     def set_rule(self, item_id: str, available: bool, boost: float) -> None:
         """The newest items are listed whatever the catalogue says."""

@@ -30,7 +30,7 @@ from streams.bench.lab import BenchError, Lab, batches_of, laboratory
 from streams.bench.runs import create_topics, serving
 from streams.bench.summary import machine, versions
 from streams.connection import new_changelog_consumer
-from streams.records import parsed_records_handed_on
+from streams.records import packed_records_handed_on
 from streams.settings import BrokerSettings, WorkerSettings
 from streams.store import StateStore
 from streams.topics import changelog_topic
@@ -162,7 +162,7 @@ async def _reading_s(lab: Lab, options: RecoveryOptions) -> float:
         for partition in partitions:
             consumer.seek(partition, 0)
         began, records = time.monotonic(), 0
-        with parsed_records_handed_on():
+        with packed_records_handed_on():
             while records < options.users:
                 fetched = await consumer.getmany(timeout_ms=_POLL_MS)
                 records += sum(map(len, fetched.values()))

@@ -86,7 +86,7 @@ def _values(encoder: OnnxEncoder, history_events: int, count: int) -> list[bytes
         for n, row in enumerate(rows):
             value = event_value(user_id(number), encoder.item_at(row), _FIRST_MS + n * _DAY_MS // 8)
             records.append(StoredRecord(len(records), user_id(number).encode(), value, JSON_HEADERS))
-    batch = decode_chunks([Chunk("purchase", PURCHASE, 0, records)], _FIRST_MS + 400 * _DAY_MS)
+    batch = decode_chunks([Chunk.of("purchase", PURCHASE, 0, records)], _FIRST_MS + 400 * _DAY_MS)
     states = {user: UserState() for user in batch.users}
     effects = process_batch(
         batch,

@@ -153,7 +153,7 @@ class World:
             start = self.positions[topic]
             part = self.sources[topic][start : start + self.rng.randrange(5)]
             if part:
-                chunks.append(Chunk(topic, event_type, 0, part))
+                chunks.append(Chunk.of(topic, event_type, 0, part))
                 self.positions[topic] = start + len(part)
         self.rng.shuffle(chunks)
         batch = decode_chunks(chunks, NOW_MS)

@@ -92,7 +92,7 @@ class Worker:
             records = self.ledger.stream.records[source]
             if position < len(records) and (count := min(rng.randrange(6), len(records) - position)):
                 part = records[position : position + count]
-                chunks.append(Chunk(source.topic, TOPICS.index(source.topic), source.partition, part))
+                chunks.append(Chunk.of(source.topic, TOPICS.index(source.topic), source.partition, part))
                 self.positions[source] = position + count
         rng.shuffle(chunks)
         return chunks
@@ -110,7 +110,7 @@ class Worker:
             withdrawn=frozenset(),
             now_ms=NOW_MS,
         )
-        offsets = {Source(chunk.topic, chunk.partition): chunk.records[-1].offset + 1 for chunk in chunks}
+        offsets = {Source(chunk.topic, chunk.partition): chunk.records.last_offset + 1 for chunk in chunks}
         self.pending = Settlement(effects, self.states.due_snapshots(_SNAPSHOT_EVENTS), offsets)
         self.ledger.duplicates += effects.counts.duplicates
 

@@ -127,7 +127,7 @@ def _replay(
     lists: dict[str, dict[str, list[dict[str, str]]]] = {}
     for start in range(0, len(records), CHUNK):
         part = records[start : start + CHUNK]
-        chunks = [Chunk(record.topic, event_type, record.partition, [record]) for event_type, record in part]
+        chunks = [Chunk.of(record.topic, event_type, record.partition, [record]) for event_type, record in part]
         batch = decode_chunks(chunks, NOW_MS)
         effects = process_batch(
             batch,

@@ -41,7 +41,7 @@ def test_the_chunks_of_a_batch_are_decoded_as_their_records_one_by_one(
                 refused.append((TOPICS[event_type], partition, offset, outcome.code))
             else:
                 events[UserKey(partition, outcome.key)].append(outcome)
-        chunks.append(Chunk(TOPICS[event_type], event_type, partition, records))
+        chunks.append(Chunk.of(TOPICS[event_type], event_type, partition, records))
     batch = decode_chunks(chunks, NOW_MS)
     assert batch.users == list(events)
     of_users = [[batch.events.event(at) for at in range(*batch.bounds[n : n + 2])] for n in range(len(batch.users))]

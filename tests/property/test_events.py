@@ -1,5 +1,6 @@
 """``decode`` answers every input, and JSON and msgpack of one event alike."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from operators import limits
 from operators.columns import decode_columns
 from operators.events import CONTENT_TYPES, Event, Rejected, decode
+from operators.records import Records
 from tests.fakes import NOW_MS, FakeRecord, record
 
 HEADER_NAMES = st.sampled_from(["content-type", "Content-Type", "ce_id", "ce_time", "ce_type", "x"]) | st.text()
@@ -114,9 +116,9 @@ def test_what_is_taken_is_what_was_sent(text: str, timestamp_ms: int) -> None:
     assert event == Event(text.encode(), text[::-1], 0, timestamp_ms, 5, 0)
 
 
-def _check_as_one_by_one(records: list[FakeRecord]) -> None:
+def check_as_one_by_one(records: Iterable[Any]) -> None:
     alone = [decode(one.value, one.key, one.headers, 1, one.offset, NOW_MS) for one in records]
-    columns, rejected = decode_columns(records, [1] * len(records), NOW_MS)
+    columns, rejected = decode_columns(Records.of(records), 1, NOW_MS)
     assert [columns.event(n) for n in range(len(columns.keys))] == [one for one in alone if isinstance(one, Event)]
     assert rejected == [(n, one) for n, one in enumerate(alone) if isinstance(one, Rejected)]
 
@@ -145,7 +147,7 @@ def test_a_chunk_is_decoded_as_its_records_one_by_one(drawn: list[Any], packed: 
         value = _encoded(body, packed) + tail
         key = body["user_id"].encode() if keyed or n % 7 else b"other"
         records.append(FakeRecord(10 + n, key, value, [("ce_id", b"x")] if mixed and n % 5 == 0 else headers))
-    _check_as_one_by_one(records)
+    check_as_one_by_one(records)
 
 
 def _odd(n: int) -> dict[str, FakeRecord]:
@@ -183,7 +185,7 @@ def test_a_few_odd_records_change_nothing_for_their_neighbours(
     records = [record(n, "u", f"item-{n}", encoding=encoding) for n in range(count)]
     for place, kind in odd:
         records[place % count] = _odd(place % count)[kind]
-    _check_as_one_by_one(records)
+    check_as_one_by_one(records)
 
 
 @pytest.mark.parametrize("count", [499, 500, 501, 1_003])
@@ -192,7 +194,7 @@ def test_odd_records_of_a_large_batch_change_nothing_for_their_neighbours(count:
         records = [record(n, "u", f"item-{n}") for n in range(count)]
         for place in odd:
             records[place] = _odd(place)["control"]
-        _check_as_one_by_one(records)
+        check_as_one_by_one(records)
 
 
 @pytest.mark.parametrize("encoding", ["json", "msgpack"])
@@ -200,5 +202,5 @@ def test_plain_events_are_decoded_all_at_once(encoding: str, monkeypatch: pytest
     fields = {"event_id": "cj-1", "session_id": "s", "value": 1.29, "context": {"title": 'a "brød"', "n": [1]}}
     records = [record(n, "u", f"item-{n}", encoding=encoding, **fields) for n in range(100)]
     monkeypatch.setattr("operators.columns.decode", None)
-    columns, rejected = decode_columns(records, [2] * len(records), NOW_MS)
+    columns, rejected = decode_columns(Records.of(records), 2, NOW_MS)
     assert (columns.item_ids, rejected) == ([f"item-{n}" for n in range(100)], [])

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from operators import limits
 from operators.columns import Columns
 from operators.events import Event
-from operators.fold import Folded, fold, fold_all
+from operators.fold import Folded, fold, fold_all, fresh_events
 from operators.interest import OUT_OF_VOCABULARY, refresh
 from operators.state import UserState, decode, encode
-from tests.fakes import FakeEncoder, event, full_pass, items
+from tests.fakes import FakeEncoder, event, fresh_count, full_pass, items
 from tests.oracle import OracleEvent, OracleUser
 
 FIRST = FakeEncoder(items(8))
@@ -79,8 +79,8 @@ class Worker:
         if outcome.job is not None:
             hidden, vectors = refresh(encoder, [outcome.job])
             state.hidden, state.vector = hidden[0].copy(), vectors[0].copy()
-        assert len(outcome.fresh) + outcome.duplicates + outcome.late == len(batch)
-        self.folded += len(outcome.fresh)
+        assert fresh_count(outcome) + outcome.duplicates + outcome.late == len(batch)
+        self.folded += fresh_count(outcome)
         self.duplicates += outcome.duplicates
         self.late += outcome.late
         self.value = encode(state)
@@ -186,11 +186,11 @@ def test_models_are_never_mixed(drawn: list[Drawn], data: st.DataObject) -> None
         assert_equal(worker, oracle, encoder)
 
 
-def plain(folded: Folded) -> tuple[Any, ...]:
+def plain(folded: Folded, came: Columns) -> tuple[Any, ...]:
     """What was folded, its arrays as lists."""
-    job = folded.job
+    job, fresh = folded.job, came if folded.fresh is None else folded.fresh
     steps = None if job is None else [None if array is None else array.tolist() for array in job]
-    return (steps, *folded[1:])
+    return (steps, [fresh.event(n) for n in range(fresh.size)], *folded[2:])
 
 
 def looked_up(state: UserState) -> UserState:
@@ -229,9 +229,11 @@ def test_a_batch_of_users_is_folded_as_its_users_one_by_one(drawn: list[list[Dra
         states = [looked_up(together[user].state) for user in present]
         columns = Columns.of([one for of_user in events for one in of_user])
         folded = fold_all(states, columns, bounds, encoder)
+        fresh, lengths = fresh_events(folded, columns, bounds)
+        assert fresh.size == sum(lengths)
         for user, of_user, state, outcome in zip(present, events, states, folded, strict=True):
-            expected = alone[user].state
-            assert plain(outcome) == plain(fold(expected, of_user, encoder))
+            expected, came = alone[user].state, Columns.of(of_user)
+            assert plain(outcome, came) == plain(fold(expected, of_user, encoder), came)
             assert state.rows is None or state.rows.tolist() == encoder.rows_of(state.history_items)
             if outcome.job is not None:
                 hidden, vectors = refresh(encoder, [outcome.job])

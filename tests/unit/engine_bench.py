@@ -115,7 +115,7 @@ class Bench:
         await self.submit_records(topic, [Arrived(*made, NOW_MS + offset)], generation)
 
     async def submit_records(self, topic: str, records: Sequence[Arrived], generation: int = 1) -> None:
-        chunk = Chunk(topic, TOPICS.index(topic), 0, records)
+        chunk = Chunk.of(topic, TOPICS.index(topic), 0, records)
         await self.engine.submit(Intake(TP(topic, 0), chunk, generation))
 
     async def until(self, what: Callable[[], bool]) -> None:

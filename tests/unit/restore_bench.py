@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from aiokafka.errors import OffsetOutOfRangeError
 from aiokafka.structs import TopicPartition
 
+from operators.records import Records
 from streams.restore import Restored, Restorer
 from streams.store import StateStore, StoreError
 
@@ -25,6 +26,7 @@ class Record(NamedTuple):
     offset: int
     key: bytes
     value: bytes | None
+    headers: tuple[()] = ()
 
 
 Log = dict[int, list[Record]]
@@ -77,14 +79,14 @@ class FakeConsumer:
     async def position(self, tp: TopicPartition) -> int:
         return self._positions[tp.partition]
 
-    async def getmany(self, timeout_ms: int) -> dict[TopicPartition, list[Record]]:
+    async def getmany(self, timeout_ms: int) -> dict[TopicPartition, Records]:
         assert timeout_ms > 0
         await asyncio.sleep(0)
         step = next(self._steps, None)
         if step is None and self._then is None:
             self.waits.set()
             await asyncio.Event().wait()
-        fetched: dict[TopicPartition, list[Record]] = {}
+        fetched: dict[TopicPartition, Records] = {}
         for tp in self.assigned:
             n, since = tp.partition, self._positions[tp.partition]
             reach = (self._then or 0) if step is None else step.get(n, 0)
@@ -96,7 +98,7 @@ class FakeConsumer:
             self._positions[n] = max(min(since + reach, self._ends[n]), since)
             records = [record for record in self._log[n] if since <= record.offset < self._positions[n]]
             if records:
-                fetched[tp] = records
+                fetched[tp] = Records.of(records)
             self.fetched.set()
         return fetched
 

@@ -10,6 +10,7 @@ import pytest
 from operators import limits, state
 from operators.batches import UserKey
 from operators.candidates.popularity import Popularity
+from operators.records import Records
 from operators.state import StateError
 from streams.clock import now_ms
 from streams.engine import DrainError
@@ -225,7 +226,7 @@ def test_dead_letters_and_tombstones_are_settled_with_their_offsets() -> None:
         await bench.submit_records("view", [tombstone, bad])
         await bench.until_ended(1)
         (settled,) = bench.checkpoint.ended
-        assert [letter.record for letter in settled.effects.dead_letters] == [tombstone, bad]
+        assert [letter.record for letter in settled.effects.dead_letters] == list(Records.of([tombstone, bad]))
         assert settled.effects.puts == []
         assert settled.offsets == {TP("view", 0): 6}
         assert bench.metrics.totals["rejected_total"] == 2

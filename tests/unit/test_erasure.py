@@ -60,7 +60,7 @@ class Core:
 
 def erasing(offset: int, until_ms: int, user: UserKey = ANN, **fields: Any) -> Chunk:
     body = {"user_id": user.key.decode(), "timestamp": until_ms, **fields}
-    return Chunk("erase", ERASURE, user.partition, [FakeRecord(offset, user.key, msgspec.json.encode(body))])
+    return Chunk.of("erase", ERASURE, user.partition, [FakeRecord(offset, user.key, msgspec.json.encode(body))])
 
 
 def viewing(offset: int, *times_ms: int) -> Chunk:
@@ -114,7 +114,7 @@ def test_it_is_all_one_whether_newer_events_come_before_the_request_with_it_or_a
     effects = before.run(erasing(0, 5_000))
     assert effects.erasures[0].husk is None
     together.run(viewing(0, 1_000), erasing(0, 5_000))
-    together.run(chunk(0, 0, viewing(0, 1_000, 2_000, 6_000, 7_000).records[1:]), erasing(0, 5_000))
+    together.run(chunk(0, 0, viewing(0, 1_000, 2_000, 6_000, 7_000).records.part(1)), erasing(0, 5_000))
     after.run(erasing(0, 5_000))
     after.run(viewing(0, 1_000, 2_000, 6_000, 7_000))
     states = [core.load(ANN) for core in (before, together, after)]
@@ -200,6 +200,6 @@ def test_what_is_no_request_becomes_a_dead_letter(value: bytes | None, key: byte
     outcome = decoded(value, key)
     assert isinstance(outcome, Rejected)
     assert outcome.code == code
-    effects = Core().run(Chunk("erase", ERASURE, 0, [FakeRecord(3, key, value)]))
+    effects = Core().run(Chunk.of("erase", ERASURE, 0, [FakeRecord(3, key, value)]))
     assert [letter.rejected.code for letter in effects.dead_letters] == [code]
     assert (effects.erasures, effects.counts.rejected) == ((), 1)

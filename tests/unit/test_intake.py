@@ -1,5 +1,6 @@
 """The queue between Faust and the engine: oldest first, bounded, and a moment's patience for a lagging topic."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import pytest
@@ -18,10 +19,13 @@ class TP(NamedTuple):
 
 
 class Stamped(NamedTuple):
-    """As much of a record as the queue looks at."""
+    """A record of which the queue looks at the place and the time."""
 
     offset: int
     timestamp: int
+    key: bytes | None = None
+    value: bytes | None = None
+    headers: Sequence[tuple[str, bytes]] = ()
 
 
 class FakeSource:
@@ -54,11 +58,11 @@ class Clock:
 def intake(topic: str, partition: int, timestamp: int, records: int = 1, offset: int = 0) -> Intake:
     """A chunk of records that follow each other by a millisecond."""
     stamped = [Stamped(offset + n, timestamp + n) for n in range(records)]
-    return Intake(TP(topic, partition), Chunk(topic, TOPICS.index(topic), partition, stamped), 1)
+    return Intake(TP(topic, partition), Chunk.of(topic, TOPICS.index(topic), partition, stamped), 1)
 
 
 def order(taken: list[Intake]) -> list[tuple[str, int, int]]:
-    return [(one.tp.topic, one.tp.partition, one.chunk.records[0].timestamp) for one in taken]
+    return [(one.tp.topic, one.tp.partition, one.chunk.records.record(0).timestamp) for one in taken]
 
 
 @pytest.fixture
@@ -107,9 +111,9 @@ def test_records_of_one_source_partition_keep_their_order_whatever_their_times(q
 def test_a_take_holds_its_bound_of_events(queue: IntakeQueue) -> None:
     for n in range(4):
         queue.put(intake("view", 0, 100 * n, records=10, offset=10 * n))
-    assert [one.chunk.records[0].offset for one in queue.take(29, TOPICS)] == [0, 10]
+    assert [one.chunk.records.record(0).offset for one in queue.take(29, TOPICS)] == [0, 10]
     assert len(queue) == 20
-    assert [one.chunk.records[0].offset for one in queue.take(20, TOPICS)] == [20, 30]
+    assert [one.chunk.records.record(0).offset for one in queue.take(20, TOPICS)] == [20, 30]
 
 
 def test_a_take_is_one_chunk_at_least(queue: IntakeQueue) -> None:

@@ -87,7 +87,7 @@ def plain_lists(events: list[Shown]) -> dict[str, list[tuple[int, list[str]]]]:
         of_moment = [e for e in events if (e.timestamp_ms, e.key) == (time_ms, user)]
         chunks = []
         for e in of_moment:
-            chunks.append(Chunk(EVENT_TYPES[e.event_type], e.event_type, 0, [FakeRecord(offset, e.key, e.value)]))
+            chunks.append(Chunk.of(EVENT_TYPES[e.event_type], e.event_type, 0, [FakeRecord(offset, e.key, e.value)]))
             offset += 1
         batch = decode_chunks(chunks, time_ms)
         states.setdefault(batch.users[0], UserState())

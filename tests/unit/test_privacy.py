@@ -35,7 +35,7 @@ def test_no_plain_id_leaves_the_core() -> None:
     erase = msgspec.json.encode({"user_id": PLAIN.decode(), "timestamp": 5})
     chunks = [
         chunk(0, 1, [record(0, PLAIN.decode(), "item-1", 9_000)]),
-        Chunk("erase", ERASURE, 1, [FakeRecord(0, PLAIN, erase)]),
+        Chunk.of("erase", ERASURE, 1, [FakeRecord(0, PLAIN, erase)]),
     ]
     batch = decode_chunks(chunks, NOW_MS, pseudonyms)
     assert batch.users == batch.touched == [user]
@@ -50,7 +50,7 @@ def test_no_plain_id_leaves_the_core() -> None:
 
 def test_a_withheld_dead_letter_says_where_the_record_is_and_nothing_of_it() -> None:
     bad = FakeRecord(7, PLAIN, b'{"user_id": "ann-the-user"}', [("trace", PLAIN)])
-    batch = decode_chunks([Chunk("view", 0, 3, [bad])], NOW_MS)
+    batch = decode_chunks([Chunk.of("view", 0, 3, [bad])], NOW_MS)
     (letter,) = batch.dead_letters
     kept = withheld(letter)
     assert (kept.record.key, value_of(kept)) == (None, None)

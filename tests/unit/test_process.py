@@ -10,6 +10,7 @@ from operators.batches import Chunk, UserKey, decode_chunks
 from operators.candidates.popularity import Popularity
 from operators.process import Counts, Effects, process_batch
 from operators.ranking import Policy
+from operators.records import PackedRecord
 from operators.state import UserState
 from tests.fakes import NOW_MS, TOPICS, FakeEncoder, FakeRecord, chunk, items, record
 
@@ -95,7 +96,7 @@ def test_a_dead_letter_holds_the_record_and_where_it_came_from() -> None:
     assert (effects.puts, effects.lists) == ([], [])
     (letter,) = effects.dead_letters
     assert (letter.topic, letter.partition, letter.rejected.code) == ("click", 2, "malformed")
-    assert letter.record is bad
+    assert letter.record == PackedRecord(17, 0, b"k", b"\xff", [("h", b"v")])
 
 
 def test_replayed_events_publish_the_same_list_again_and_change_no_state() -> None:

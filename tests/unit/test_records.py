@@ -12,18 +12,20 @@ from typing import Any, NamedTuple
 
 import pytest
 from aiokafka.consumer import fetcher
-from aiokafka.errors import CorruptRecordException
+from aiokafka.errors import CorruptRecordException, UnsupportedCodecError
 from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from streams.records import parsed_records_handed_on
+from operators.records import Records
+from streams.records import packed_records_handed_on
 from tests.raw_names import RAW_NAME, READ_NAME, STAND_IN, put_raw_names
 
 VIEW = TopicPartition("view", 0)
 PLAIN: Any = (fetcher.PartitionRecords, fetcher.MemoryRecords)  # type: ignore[attr-defined]
 BAD, GOOD = (STAND_IN, b"x"), ("trace", b"x")
 _ABORT_KEY = b"\x00\x00\x00\x00"
+_ATTRIBUTES_AT, _COUNT_AT = 22, 57
 
 
 class Record(NamedTuple):
@@ -37,7 +39,7 @@ class Record(NamedTuple):
 
 @pytest.fixture(autouse=True)
 def handed_on() -> Iterator[None]:
-    with parsed_records_handed_on():
+    with packed_records_handed_on():
         yield
 
 
@@ -55,7 +57,7 @@ def batch(
     for n, one in enumerate(records):
         builder.append(n, one.timestamp_ms, one.key, one.value, list(one.headers))
     built = builder.build()
-    built[22] |= 0x20 * control | 0x08 * log_time
+    built[_ATTRIBUTES_AT] |= 0x20 * control | 0x08 * log_time
     return bytes(put_raw_names(bytes(built), base_offset=base_offset, compress=compress))
 
 
@@ -111,6 +113,7 @@ def test_a_batch_of_before_kafka_0_11_may_stand_behind_it() -> None:
     builder.append(0, 1_700_000_000_000, b"k", b"v")
     old = (1).to_bytes(8, "big") + bytes(builder.build())[8:]
     assert offsets(fetched(batch(0, [Record(headers=[BAD])]), old)) == [0, 1]
+    assert offsets(fetched(old, batch(2, [Record()] * 2))) == [1, 2, 3]
 
 
 def test_records_come_in_parts() -> None:
@@ -166,7 +169,7 @@ def _drawn(rng: random.Random) -> Record:
 
 
 def _content(record: Any) -> tuple[Any, ...]:
-    return record.offset, record.timestamp, record.timestamp_type, record.key, record.value, record.headers
+    return record.offset, record.timestamp, record.key, record.value, record.headers
 
 
 def test_damaged_bytes_are_an_error_as_ever() -> None:
@@ -192,6 +195,24 @@ def test_a_length_far_beyond_the_end_is_an_error_as_ever() -> None:
     assert lies != made
     with pytest.raises(CorruptRecordException):
         list(fetched(lies, crcs=False))
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("count", [-(2**31), -1, 0, 1, 2, 4, 1_000, 2**31 - 1])
+def test_a_number_of_records_that_lies_is_an_error(count: int, compress: bool) -> None:
+    made = bytearray(batch(0, [Record()] * 3, compress=compress))
+    assert offsets(fetched(bytes(made), crcs=False)) == [0, 1, 2]
+    made[_COUNT_AT : _COUNT_AT + 4] = count.to_bytes(4, "big", signed=True)
+    with pytest.raises(CorruptRecordException):
+        list(fetched(bytes(made), crcs=False))
+
+
+@pytest.mark.parametrize("codec", [5, 6, 7])
+def test_a_codec_that_there_is_not_is_an_error_as_ever(codec: int) -> None:
+    made = bytearray(batch(0, [Record()]))
+    made[_ATTRIBUTES_AT] |= codec
+    with pytest.raises(UnsupportedCodecError):
+        list(fetched(bytes(made), crcs=False))
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -240,8 +261,8 @@ def _called(
     answers: list[tuple[list[int] | str, int, bool]] = []
     for call in calls:
         try:
-            got = [result.getone()] if call == 0 else result.getall(call)
-            answer: list[int] | str = [record.offset for record in got if record is not None]
+            got: Any = [result.getone()] if call == 0 else result.getall(call)
+            answer: list[int] | str = _offsets(got)
         except CorruptRecordException as error:
             answer = str(error)
         answers.append((answer, position.position, result.has_more()))
@@ -250,9 +271,13 @@ def _called(
     return answers
 
 
+def _offsets(got: Any) -> list[int]:
+    return got.offsets.tolist() if isinstance(got, Records) else [record.offset for record in got if record is not None]
+
+
 def test_nothing_is_handed_on_after_a_seek() -> None:
     result, _ = _result(fetched(batch(0, [Record()] * 3)), 1)
-    assert result.getall() == []
+    assert len(result.getall()) == 0
     assert not result.has_more()
 
 
@@ -267,7 +292,7 @@ def test_other_consumers_of_the_process_get_aiokafkas_records_again() -> None:
     untyped: Any = fetcher
     inside = untyped.MemoryRecords, untyped.PartitionRecords, untyped.FetchResult.getall
     assert (inside[1], inside[0]) != PLAIN
-    with pytest.raises(RuntimeError, match="inside"), parsed_records_handed_on():
+    with pytest.raises(RuntimeError, match="inside"), packed_records_handed_on():
         untyped.MemoryRecords = untyped.PartitionRecords = untyped.FetchResult.getall = None
         raise RuntimeError("inside")
     assert (untyped.MemoryRecords, untyped.PartitionRecords, untyped.FetchResult.getall) == inside

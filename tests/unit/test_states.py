@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from operators import limits, state
@@ -171,10 +172,9 @@ def test_co_visitation_comes_back_from_the_store_where_it_is_kept(store: StateSt
     states = States(store, PARTITIONS, 10, keeps_covisitation=True)
     followed = states.covisitation([1])
     assert followed is not None
-    states.popularity([1])[1].extend([("milk", 1_000), ("tea", 2_000)])
+    states.popularity([1])[1].extend(["milk", "tea"], np.array([1_000, 2_000]))
     seen = [event(n, item, 1_000 * (n + 1)) for n, item in enumerate(("milk", "tea", "milk"))]
-    new = [[(one.item_id, one.timestamp_ms) for one in seen]]
-    fresh = fresh_by_partition([(1, b"ann")], new, Columns.of(seen), [0, 3])
+    fresh = fresh_by_partition([(1, b"ann")], Columns.of(seen), np.array([3]))
     shown = Visits(followed, [UserState()], drop_seen=False).learned(fresh).of_user(0)
     assert {item for item, _, _ in shown} == {"milk", "tea"}
     kept, due = followed[1], states.due_snapshots(events=1)

@@ -5,9 +5,9 @@
 
 import asyncio
 import math
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from aiokafka.structs import TopicPartition
@@ -15,22 +15,15 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import Message
 
+from operators.records import PackedRecord, Records
 from streams.transport import BatchProducer, ChunkConsumer, ChunkSchema, ChunkTransport, _round_robin
 
 VIEW, CLICK, CHANGES = TP("view", 0), TP("click", 1), TP("changelog", 0)
 GENERATION = 3
 
 
-class Parsed(NamedTuple):
-    """A record as far as a chunk's message looks at it."""
-
-    offset: int
-    timestamp: int = 1_500
-    timestamp_type: int = 0
-
-
-def parsed(*offsets: int) -> list[Parsed]:
-    return [Parsed(offset) for offset in offsets]
+def parsed(*offsets: int) -> Records:
+    return Records.of([PackedRecord(offset, 1_500, None, None, []) for offset in offsets])
 
 
 class FakeClient:
@@ -75,7 +68,7 @@ class Consumer(ChunkConsumer):
         self._active_partitions = {VIEW, CLICK, CHANGES}
         self._buffered_partitions = set()
         self.flow_active = True
-        self.records: dict[TP, Sequence[Parsed]] = {}
+        self.records: dict[TP, Records] = {}
         self.asked: list[set[TP]] = []
         self.events: list[str] = []
         self.told: list[tuple[set[int], set[int]]] = []
@@ -98,7 +91,7 @@ def fetched(consumer: Consumer) -> Coroutine[Any, Any, list[tuple[TP, list[int]]
 
     async def one_fetch() -> list[tuple[TP, list[int]]]:
         messages: Any = consumer.getmany(timeout=1.0)
-        return [(tp, [one.offset for one in message.value]) async for tp, message in messages]
+        return [(tp, message.value.offsets.tolist()) async for tp, message in messages]
 
     return one_fetch()
 
@@ -109,8 +102,8 @@ def consumer() -> Consumer:
 
 
 def test_partitions_take_turns_and_none_is_lost() -> None:
-    records = {TopicPartition("view", 0): range(5), TopicPartition("click", 1): range(10, 13)}
-    assert [(tp, list(slice_)) for tp, slice_ in _round_robin(records, 2)] == [
+    records = {TopicPartition("view", 0): parsed(*range(5)), TopicPartition("click", 1): parsed(10, 11, 12)}
+    assert [(tp, part.offsets.tolist()) for tp, part in _round_robin(records, 2)] == [
         (VIEW, [0, 1]),
         (CLICK, [10, 11]),
         (VIEW, [2, 3]),
@@ -119,11 +112,13 @@ def test_partitions_take_turns_and_none_is_lost() -> None:
     ]
     assert all(isinstance(tp, TP) for tp, _ in _round_robin(records, 2))
     assert _round_robin({}, 2) == []
-    assert _round_robin({VIEW: []}, 2) == []
+    assert _round_robin({VIEW: parsed()}, 2) == []
 
 
 def test_a_chunk_is_one_message(consumer: Consumer) -> None:
-    consumer.records = {VIEW: [Parsed(7), Parsed(8, 2_500)]}
+    consumer.records = {
+        VIEW: Records.of([PackedRecord(7, 1_500, None, b"a", []), PackedRecord(8, 2_500, b"k", None, [])])
+    }
 
     async def one_fetch() -> list[tuple[TP, Message]]:
         return [each async for each in consumer.getmany(timeout=1.0)]
@@ -132,9 +127,10 @@ def test_a_chunk_is_one_message(consumer: Consumer) -> None:
     assert tp == message.tp == VIEW
     assert (message.topic, message.partition, message.offset, message.timestamp) == ("view", 0, 8, 2.5)
     assert message.generation_id == GENERATION
-    assert message.value == consumer.records[VIEW]
+    value: Any = message.value
+    assert list(value) == list(consumer.records[VIEW])
     schema: Any = ChunkSchema()
-    assert schema.loads_value(consumer.app, message) is message.value
+    assert schema.loads_value(consumer.app, message) is value
     assert schema.loads_key(consumer.app, message) is None
 
 
@@ -222,7 +218,7 @@ def test_accepts_only_chunks_of_this_generation_after_its_seek_while_the_flow_is
 
 
 def test_what_is_fetched_is_known_before_it_is_handed_on(consumer: Consumer) -> None:
-    consumer.records = {VIEW: parsed(7, 8), CLICK: []}
+    consumer.records = {VIEW: parsed(7, 8), CLICK: parsed()}
 
     async def first() -> Any:
         async for tp, _ in consumer.getmany(timeout=1.0):

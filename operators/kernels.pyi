@@ -1,0 +1,88 @@
+from array import array
+
+import numpy as np
+from numpy.typing import NDArray
+
+def add_decayed(
+    weights: dict[str, float],
+    item_ids: list[str],
+    times_ms: NDArray[np.int64],
+    start: int,
+    end: int,
+    landmark_ms: int,
+    half_life_ms: int,
+    exponent_max: float,
+    items_max: int,
+) -> int:
+    """Add ``2**((time - landmark) / half-life)`` to the weight of each event's item, from place ``start`` to ``end``.
+
+    Returns where it stopped: at ``end``, before an event whose exponent would be beyond ``exponent_max``, or behind
+    one that made the weights more than ``items_max``.
+    """
+    ...
+
+def any_known(
+    fingerprints: NDArray[np.uint64],
+    bounds: NDArray[np.int64],
+    histories: list[array[int]],
+    known: NDArray[np.uint8],
+) -> None:
+    """Find the users of whose events an id stands twice in history and batch.
+
+    Args:
+        fingerprints: of the events' ids, 0 for none, user by user.
+        bounds: the events of user n are those from ``bounds[n]`` up to ``bounds[n + 1]``.
+        histories: fingerprints of each user's history, of type code Q.
+        known: (U,) set to 1 or 0.
+    """
+    ...
+
+def newest_first(histories: list[array[int]], newest: NDArray[np.int64]) -> None:
+    """Set each line of ``newest`` (B, H) to the last numbers of its history, of type code q, and 0 for the rest."""
+    ...
+
+def occurrences(rows: NDArray[np.int64], counts: NDArray[np.int64], first: NDArray[np.uint8]) -> None:
+    """Set ``counts`` to how often each of ``rows`` (B, H) stands in its line, ``first`` to whether it is the first."""
+    ...
+
+def dots(
+    vectors: NDArray[np.float32], matrix: NDArray[np.float32], rows: NDArray[np.int64], scores: NDArray[np.float32]
+) -> None:
+    """Set ``scores`` (B, X) to the inner products of ``vectors`` (B, D) with the rows of ``matrix`` (N, D).
+
+    A user's numbers do not depend on the others of the batch. Row 0, and rows that are none, give 0.
+    """
+    ...
+
+def pair_dots(
+    matrix: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    other: NDArray[np.float32],
+    others: NDArray[np.int64],
+    products: NDArray[np.float32],
+) -> None:
+    """Set ``products`` (B, k, E) to the inner products of ``rows`` (B, k) of one with ``others`` (B, E) of the other.
+
+    Rows that are none give 0.
+    """
+    ...
+
+def strongest(
+    effects: NDArray[np.float32],
+    recent: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    own: NDArray[np.float32],
+    causes: NDArray[np.int64],
+    greatest: NDArray[np.float32],
+) -> None:
+    """Find the event that moved each place of each list most; the newest of equal ones.
+
+    Args:
+        effects: (B, k, E) of the newest E events of each user on each place.
+        recent: (B, H) rows of the events, newest first, filled with row 0; H >= E.
+        rows: (B, k) of the lists.
+        own: (H + 1,) what is added for a place's own events, by how many of them there are.
+        causes: (B, k) set to the row of the event, 0 where there is none.
+        greatest: (B, k) set to its effect, -inf where there is none.
+    """
+    ...

@@ -1,0 +1,190 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""Inner loops of the core for which numpy has no words, or only words that leave the cache."""
+
+from cpython cimport array
+from cpython.dict cimport PyDict_GetItem, PyDict_Size
+from cpython.object cimport PyObject
+from libc.math cimport INFINITY, pow
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+
+def add_decayed(
+    dict weights,
+    list item_ids,
+    const int64_t[::1] times_ms,
+    Py_ssize_t start,
+    Py_ssize_t end,
+    int64_t landmark_ms,
+    int64_t half_life_ms,
+    double exponent_max,
+    Py_ssize_t items_max,
+):
+    """See ``kernels.pyi``."""
+    cdef Py_ssize_t at
+    cdef int64_t last_ms = 0
+    cdef double exponent, before, weight = 0
+    cdef PyObject* counted
+    if not 0 <= start <= end <= len(item_ids) == times_ms.shape[0]:
+        raise ValueError("columns of other lengths")
+    for at in range(start, end):
+        if weight == 0 or times_ms[at] != last_ms:  # the lines of a basket share their time
+            exponent = <double>(times_ms[at] - landmark_ms) / <double>half_life_ms
+            if exponent > exponent_max:
+                return at
+            last_ms, weight = times_ms[at], pow(2.0, exponent)
+        counted = PyDict_GetItem(weights, item_ids[at])
+        if counted != NULL:
+            before = <object>counted
+            weights[item_ids[at]] = before + weight
+        else:
+            weights[item_ids[at]] = weight
+            if PyDict_Size(weights) > items_max:
+                return at + 1
+    return end
+
+
+def any_known(const uint64_t[::1] fingerprints, const int64_t[::1] bounds, list histories, uint8_t[::1] known):
+    """See ``kernels.pyi``."""
+    cdef Py_ssize_t user, at, place, count
+    cdef uint64_t wanted
+    cdef array.array history
+    if not bounds.shape[0] - 1 == len(histories) == known.shape[0] or bounds[known.shape[0]] > fingerprints.shape[0]:
+        raise ValueError("columns of other lengths")
+    for user in range(known.shape[0]):
+        history = histories[user]
+        if history.ob_descr.typecode != c"Q":
+            raise TypeError("a history of other numbers")
+        count = len(history)
+        known[user] = 0
+        for at in range(max(bounds[user], 0), bounds[user + 1]):
+            wanted = fingerprints[at]
+            if wanted == 0:
+                continue
+            for place in range(count):
+                if history.data.as_ulonglongs[place] == wanted:
+                    known[user] = 1
+            for place in range(bounds[user], at):
+                if fingerprints[place] == wanted:
+                    known[user] = 1
+
+
+def newest_first(list histories, int64_t[:, ::1] newest):
+    """See ``kernels.pyi``."""
+    cdef Py_ssize_t line, at, count, width = newest.shape[1]
+    cdef array.array history
+    if len(histories) != newest.shape[0]:
+        raise ValueError("as many histories as lines are wanted")
+    for line in range(newest.shape[0]):
+        history = histories[line]
+        if history.ob_descr.typecode != c"q":
+            raise TypeError("a history of other numbers")
+        count = len(history)
+        for at in range(width):
+            newest[line, at] = history.data.as_longlongs[count - 1 - at] if at < count else 0
+
+
+def occurrences(const int64_t[:, ::1] rows, int64_t[:, ::1] counts, uint8_t[:, ::1] first):
+    """See ``kernels.pyi``."""
+    cdef Py_ssize_t line, at, place, width = rows.shape[1]
+    cdef int64_t wanted, count
+    if not counts.shape[0] == first.shape[0] == rows.shape[0] or not counts.shape[1] == first.shape[1] == width:
+        raise ValueError("arrays of other shapes")
+    for line in range(rows.shape[0]):
+        for at in range(width):
+            wanted, count = rows[line, at], 0
+            for place in range(width):
+                count += rows[line, place] == wanted
+            counts[line, at] = count
+            first[line, at] = 1
+            for place in range(at):
+                if rows[line, place] == wanted:
+                    first[line, at] = 0
+                    break
+
+
+cdef inline float _dot(const float* one, const float* other, Py_ssize_t width) noexcept:
+    # In eight lanes, which the compiler makes vectors of; the order of the sums is the same for every user of every batch.
+    cdef float[8] lanes
+    cdef float total = 0
+    cdef Py_ssize_t at, lane, whole = width - width % 8
+    for lane in range(8):
+        lanes[lane] = 0
+    for at in range(0, whole, 8):
+        for lane in range(8):
+            lanes[lane] += one[at + lane] * other[at + lane]
+    for lane in range(8):
+        total += lanes[lane]
+    for at in range(whole, width):
+        total += one[at] * other[at]
+    return total
+
+
+def dots(const float[:, ::1] vectors, const float[:, ::1] matrix, const int64_t[:, ::1] rows, float[:, ::1] scores):
+    """See ``kernels.pyi``."""
+    cdef Py_ssize_t line, at, width = vectors.shape[1], items = matrix.shape[0]
+    cdef int64_t row
+    if not rows.shape[0] == scores.shape[0] == vectors.shape[0] or rows.shape[1] != scores.shape[1]:
+        raise ValueError("arrays of other shapes")
+    if matrix.shape[1] != width or items == 0:
+        raise ValueError("a matrix of another width, or of nothing")
+    for line in range(rows.shape[0]):
+        for at in range(rows.shape[1]):
+            row = rows[line, at]
+            scores[line, at] = _dot(&vectors[line, 0], &matrix[row, 0], width) if 0 < row < items else 0
+
+
+def pair_dots(
+    const float[:, ::1] matrix,
+    const int64_t[:, ::1] rows,
+    const float[:, ::1] other,
+    const int64_t[:, ::1] others,
+    float[:, :, ::1] products,
+):
+    """See ``kernels.pyi``."""
+    cdef Py_ssize_t line, at, place, width = matrix.shape[1]
+    cdef int64_t row, second
+    if not rows.shape[0] == others.shape[0] == products.shape[0] or matrix.shape[1] != other.shape[1]:
+        raise ValueError("arrays of other shapes")
+    if rows.shape[1] != products.shape[1] or others.shape[1] != products.shape[2]:
+        raise ValueError("arrays of other shapes")
+    for line in range(rows.shape[0]):
+        for at in range(rows.shape[1]):
+            row = rows[line, at]
+            for place in range(others.shape[1]):
+                second = others[line, place]
+                products[line, at, place] = 0
+                if 0 <= row < matrix.shape[0] and 0 <= second < other.shape[0]:
+                    products[line, at, place] = _dot(&matrix[row, 0], &other[second, 0], width)
+
+
+def strongest(
+    const float[:, :, ::1] effects,
+    const int64_t[:, ::1] recent,
+    const int64_t[:, ::1] rows,
+    const float[::1] own,
+    int64_t[:, ::1] causes,
+    float[:, ::1] greatest,
+):
+    """See ``kernels.pyi``."""
+    cdef Py_ssize_t line, at, place, count, named = effects.shape[2], history = recent.shape[1]
+    cdef float effect, best
+    cdef int64_t row, cause
+    if not effects.shape[0] == recent.shape[0] == rows.shape[0] == causes.shape[0] == greatest.shape[0]:
+        raise ValueError("arrays of other lengths")
+    if not effects.shape[1] == rows.shape[1] == causes.shape[1] == greatest.shape[1]:
+        raise ValueError("arrays of other shapes")
+    if named > history or own.shape[0] <= history:
+        raise ValueError("more events than the history has, or more than own counts are for")
+    for line in range(rows.shape[0]):
+        for at in range(rows.shape[1]):
+            row, cause, best, count = rows[line, at], 0, -INFINITY, 0
+            for place in range(history):
+                count += recent[line, place] == row
+            for place in range(named):
+                if recent[line, place] == 0:
+                    continue
+                effect = effects[line, at, place]
+                if recent[line, place] == row:
+                    effect += own[count]
+                if effect > best:
+                    cause, best = recent[line, place], effect
+            causes[line, at], greatest[line, at] = cause, best
