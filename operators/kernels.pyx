@@ -47,15 +47,17 @@ def any_known(const uint64_t[::1] fingerprints, const int64_t[::1] bounds, list 
     cdef Py_ssize_t user, at, place, count
     cdef uint64_t wanted
     cdef array.array history
-    if not bounds.shape[0] - 1 == len(histories) == known.shape[0] or bounds[known.shape[0]] > fingerprints.shape[0]:
+    if not bounds.shape[0] - 1 == len(histories) == known.shape[0]:
         raise ValueError("columns of other lengths")
     for user in range(known.shape[0]):
+        if not 0 <= bounds[user] <= bounds[user + 1] <= fingerprints.shape[0]:
+            raise ValueError("bounds of other events")
         history = histories[user]
         if history.ob_descr.typecode != c"Q":
             raise TypeError("a history of other numbers")
         count = len(history)
         known[user] = 0
-        for at in range(max(bounds[user], 0), bounds[user + 1]):
+        for at in range(bounds[user], bounds[user + 1]):
             wanted = fingerprints[at]
             if wanted == 0:
                 continue

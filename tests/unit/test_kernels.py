@@ -1,0 +1,151 @@
+"""The compiled inner loops, each against the same in numpy or plain Python."""
+
+from array import array
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from numpy.typing import NDArray
+
+from operators import kernels
+
+LANDMARK_MS, HALF_LIFE_MS = 10_000, 1_000
+ROWS = arrays.arrays(np.int64, st.tuples(st.integers(1, 4), st.integers(1, 9)), elements=st.integers(-2, 5))
+Ints = NDArray[np.int64]
+
+
+def floats(*shape: int, seed: int = 3) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def add(weights: dict[str, float], items: list[str], times_ms: list[int], start: int = 0, items_max: int = 100) -> int:
+    times = np.array(times_ms, np.int64)
+    return kernels.add_decayed(weights, items, times, start, len(items), LANDMARK_MS, HALF_LIFE_MS, 4.0, items_max)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 14_000)), max_size=30))
+def test_weights_grow_by_powers_of_two(events: list[tuple[str, int]]) -> None:
+    weights, expected = {"a": 0.5}, {"a": 0.5}
+    for item, time_ms in events:
+        expected[item] = expected.get(item, 0.0) + 2.0 ** ((time_ms - LANDMARK_MS) / HALF_LIFE_MS)
+    assert add(weights, [item for item, _ in events], [time_ms for _, time_ms in events]) == len(events)
+    assert weights == expected
+
+
+def test_adding_stops_before_a_time_that_is_too_far_and_behind_an_item_too_many() -> None:
+    weights: dict[str, float] = {}
+    assert add(weights, ["a", "b", "c"], [10_000, 14_001, 10_000]) == 1
+    assert add(weights, ["a", "b", "c", "d"], [10_000] * 4, start=1, items_max=2) == 3
+    assert list(weights) == ["a", "b", "c"]
+
+
+@given(st.lists(st.tuples(st.lists(st.integers(0, 6), max_size=5), st.lists(st.integers(0, 6), max_size=5))))
+def test_an_id_is_known_where_it_stands_twice(users: list[tuple[list[int], list[int]]]) -> None:
+    known = np.full(len(users), 9, np.uint8)
+    bounds = np.cumsum([0, *(len(came) for _, came in users)])
+    came_to_all = np.array([one for _, came in users for one in came], np.uint64)
+    kernels.any_known(came_to_all, bounds, [array("Q", history) for history, _ in users], known)
+    for (history, came), found in zip(users, known.tolist(), strict=True):
+        given_ids = [one for one in came if one]
+        assert found == (len(set(given_ids)) < len(given_ids) or not set(given_ids).isdisjoint(history))
+
+
+@given(st.lists(st.lists(st.integers(-9, 9), max_size=7), min_size=1), st.integers(1, 9))
+def test_the_newest_come_first(histories: list[list[int]], width: int) -> None:
+    newest = np.full((len(histories), width), 77, np.int64)
+    kernels.newest_first([array("q", history) for history in histories], newest)
+    for history, line in zip(histories, newest.tolist(), strict=True):
+        assert line == [*history[::-1], *[0] * width][:width]
+
+
+@given(ROWS)
+def test_occurrences_are_counted_within_a_line(rows: Ints) -> None:
+    counts, first = np.empty(rows.shape, np.int64), np.empty(rows.shape, np.uint8)
+    kernels.occurrences(rows, counts, first)
+    for line, counted, is_first in zip(rows.tolist(), counts.tolist(), first.tolist(), strict=True):
+        assert counted == [line.count(row) for row in line]
+        assert is_first == [row not in line[:at] for at, row in enumerate(line)]
+
+
+@pytest.mark.parametrize("width", [1, 7, 8, 64, 67])
+def test_dots_are_inner_products_whoever_else_is_there(width: int) -> None:
+    vectors, matrix = floats(5, width), floats(9, width, seed=4)
+    rows = np.array([[1, 8, 0], [2, 2, 2], [-1, 9, 3], [7, 0, 10**12], [4, 5, 6]])
+    found = np.full(rows.shape, 77, np.float32)
+    kernels.dots(vectors, matrix, rows, found)
+    is_row = (rows > 0) & (rows < 9)
+    exact = np.einsum("bd,bxd->bx", vectors.astype(np.float64), matrix[np.where(is_row, rows, 0)].astype(np.float64))
+    np.testing.assert_allclose(found, np.where(is_row, exact, 0), rtol=1e-5, atol=1e-5)
+    alone = np.empty((1, 3), np.float32)
+    kernels.dots(vectors[4:], matrix, rows[4:], alone)
+    np.testing.assert_array_equal(alone, found[4:])
+
+
+def test_pairs_are_inner_products_of_two_matrices() -> None:
+    one, other = floats(6, 20), floats(4, 20, seed=5)
+    rows, others = np.array([[1, 5], [-1, 6]]), np.array([[0, 3, 2], [1, -2, 4]])
+    found = np.full((2, 2, 3), 77, np.float32)
+    kernels.pair_dots(one, rows, other, others, found)
+    exact = np.einsum("bkd,bed->bke", one[np.clip(rows, 0, 5)], other[np.clip(others, 0, 3)])
+    both = ((rows >= 0) & (rows < 6))[:, :, None] & ((others >= 0) & (others < 4))[:, None, :]
+    np.testing.assert_allclose(found, np.where(both, exact, 0), rtol=1e-5, atol=1e-5)
+
+
+@given(ROWS, st.integers(1, 9), st.integers(0, 2**32))
+def test_the_strongest_event_is_named_with_its_effect(recent: Ints, named: int, seed: int) -> None:
+    recent, named = np.abs(recent), min(named, recent.shape[1])
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(1, 6, (len(recent), 3))
+    effects = rng.integers(-2, 3, (len(recent), 3, named)).astype(np.float32)
+    own = np.arange(recent.shape[1] + 1, dtype=np.float32)
+    causes, greatest = np.empty(rows.shape, np.int64), np.empty(rows.shape, np.float32)
+    kernels.strongest(effects, recent, rows, own, causes, greatest)
+    for line, of_line in enumerate(recent.tolist()):
+        for at, row in enumerate(rows[line].tolist()):
+            known = [
+                (float(effects[line, at, place]) + (of_line.count(row) if event == row else 0), -place, event)
+                for place, event in enumerate(of_line[:named])
+                if event
+            ]
+            effect, _, event = max(known, default=(-np.inf, 0, 0))
+            assert (causes[line, at], greatest[line, at]) == (event, effect)
+
+
+INTS, FLOATS, BYTES = np.zeros((2, 3), np.int64), np.zeros((2, 3), np.float32), np.zeros((2, 3), np.uint8)
+WRONG: dict[str, Callable[[], object]] = {
+    "times": lambda: add({}, ["a"], []),
+    "start": lambda: add({}, ["a"], [1], start=2),
+    "bounds": lambda: kernels.any_known(np.zeros(2, np.uint64), np.array([0, 3]), [array("Q")], BYTES[0, :1]),
+    "users": lambda: kernels.any_known(np.zeros(2, np.uint64), np.array([0, 1]), [], BYTES[0, :1]),
+    "histories": lambda: kernels.newest_first([array("q")], INTS),
+    "counts": lambda: kernels.occurrences(INTS, INTS[:1], BYTES),
+    "first": lambda: kernels.occurrences(INTS, INTS.copy(), np.zeros((2, 2), np.uint8)),
+    "vectors": lambda: kernels.dots(FLOATS[:1], FLOATS, INTS, FLOATS.copy()),
+    "width": lambda: kernels.dots(FLOATS, np.zeros((2, 4), np.float32), INTS, FLOATS.copy()),
+    "products": lambda: kernels.pair_dots(FLOATS, INTS, FLOATS, INTS, np.zeros((2, 3, 2), np.float32)),
+    "matrices": lambda: kernels.pair_dots(FLOATS, INTS, floats(2, 4), INTS, np.zeros((2, 3, 3), np.float32)),
+    "named": lambda: kernels.strongest(floats(2, 3, 4), INTS, INTS, floats(9), INTS.copy(), FLOATS.copy()),
+    "own": lambda: kernels.strongest(floats(2, 3, 3), INTS, INTS, floats(3), INTS.copy(), FLOATS.copy()),
+    "lines": lambda: kernels.strongest(floats(1, 3, 3), INTS, INTS, floats(9), INTS.copy(), FLOATS.copy()),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_arrays_that_do_not_fit_are_refused(wrong: str) -> None:
+    with pytest.raises(ValueError, match=r"other|as many|more|width"):
+        WRONG[wrong]()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: kernels.newest_first([array("Q")], INTS[:1].copy()),
+        lambda: kernels.any_known(np.zeros(0, np.uint64), np.array([0, 0]), [array("q")], BYTES[0, :1].copy()),
+    ],
+)
+def test_histories_of_other_numbers_are_refused(call: Callable[[], object]) -> None:
+    with pytest.raises(TypeError):
+        call()
