@@ -1,6 +1,8 @@
 """Records in, checked and grouped by user: what a batch is made of."""
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,12 +74,12 @@ def decode_chunks(chunks: Sequence[Chunk], now_ms: int, pseudonyms: Pseudonyms |
         if chunk.event_type == ERASURE:
             _decode_erasures(chunk, now_ms, erasures, dead_letters, pseudonyms)
     of_events = [chunk for chunk in chunks if chunk.event_type != ERASURE]
-    events, runs = _decode_events(of_events, now_ms, dead_letters)
+    events, counts = _decode_events(of_events, now_ms, dead_letters)
     users: list[UserKey] = []
     places = {chunk.partition: _Places(chunk.partition, users, pseudonyms) for chunk in of_events}
     numbers: list[int] = []
-    for partition, count in runs:
-        place_of = places[partition]
+    for chunk, count in zip(of_events, counts, strict=True):
+        place_of = places[chunk.partition]
         numbers += [place_of[key] for key in events.keys[len(numbers) : len(numbers) + count]]
     user_of = np.array(numbers, np.int64)
     order = np.lexsort((events.offsets, events.types, events.times_ms, user_of))
@@ -86,19 +88,17 @@ def decode_chunks(chunks: Sequence[Chunk], now_ms: int, pseudonyms: Pseudonyms |
     return Batch(users, events.in_order(order), bounds, dead_letters, records, erasures)
 
 
-def _decode_events(
-    chunks: Sequence[Chunk], now_ms: int, dead_letters: list[DeadLetter]
-) -> tuple[Columns, list[tuple[int, int]]]:
-    """The events of the chunks, and of each chunk its partition and how many events it has."""
-    parts: list[Columns] = []
-    runs: list[tuple[int, int]] = []
-    for chunk in chunks:
-        columns, rejected = decode_columns(chunk.records, chunk.event_type, now_ms)
-        for place, reason in rejected:
-            dead_letters.append(DeadLetter(chunk.topic, chunk.partition, chunk.records.record(place), reason))
-        parts.append(columns)
-        runs.append((chunk.partition, columns.size))
-    return Columns.joined(parts), runs
+def _decode_events(chunks: Sequence[Chunk], now_ms: int, dead_letters: list[DeadLetter]) -> tuple[Columns, list[int]]:
+    """The events of the chunks, and how many of them are each chunk's."""
+    events, rejected = decode_columns([(chunk.records, chunk.event_type) for chunk in chunks], now_ms)
+    counts = [len(chunk.records) for chunk in chunks]
+    starts = [0, *accumulate(counts)]
+    for place, reason in rejected:
+        n = bisect_right(starts, place) - 1
+        counts[n] -= 1
+        record = chunks[n].records.record(place - starts[n])
+        dead_letters.append(DeadLetter(chunks[n].topic, chunks[n].partition, record, reason))
+    return events, counts
 
 
 def _decode_erasures(

@@ -1,7 +1,9 @@
 """Events of a batch as parallel columns, and how the records of a chunk become some."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,34 +93,42 @@ class Columns(NamedTuple):
         )
 
 
-def decode_columns(records: Records, event_type: int, now_ms: int) -> tuple[Columns, list[tuple[int, Rejected]]]:
+def decode_columns(parts: Sequence[tuple[Records, int]], now_ms: int) -> tuple[Columns, list[tuple[int, Rejected]]]:
     """``decode`` of every record: the accepted events in order, and place and reason of every other record.
 
     Plain events are decoded all at once; a record that is none goes the careful way alone.
 
     Args:
-        event_type: of the records' topic.
+        parts: records, and the event type of their topic; a place counts those of the parts before.
     """
-    count = len(records)
-    is_plain, times_ms = np.empty(count, np.uint8), np.empty(count, np.int64)
+    starts = [0, *accumulate(len(records) for records, _ in parts)]
+    is_plain, times_ms = np.empty(starts[-1], np.uint8), np.empty(starts[-1], np.int64)
+    keys: list[Any] = []
+    item_ids: list[Any] = []
+    event_ids: list[bytes | None] = []
     latest_ms = min(now_ms + limits.future_skew_ms, limits.timestamp_ms_max)
-    keys, item_ids, event_ids = decode_plain(records.data, records.index, latest_ms, is_plain, times_ms)
+    for (records, _), start, end in zip(parts, starts, starts[1:], strict=False):
+        found = decode_plain(records.data, records.index, latest_ms, is_plain[start:end], times_ms[start:end])
+        keys += found[0]
+        item_ids += found[1]
+        event_ids += found[2]
     fingerprints = _fingerprints(event_ids)
     rejected: list[tuple[int, Rejected]] = []
     for place in np.flatnonzero(is_plain == 0).tolist():
-        record = records.record(place)
+        part = bisect_right(starts, place) - 1
+        records, event_type = parts[part]
+        record = records.record(place - starts[part])
         event = decode(record.value, record.key, record.headers, event_type, record.offset, now_ms)
         if isinstance(event, Rejected):
             rejected.append((place, event))
         else:
             keys[place], item_ids[place] = event.key, event.item_id
             times_ms[place], fingerprints[place] = event.timestamp_ms, event.fingerprint
-    types = np.full(count, event_type, np.int64)
-    columns = Columns(
-        cast(list[bytes], keys), cast(list[str], item_ids), types, times_ms, records.offsets, fingerprints
-    )
+    types = np.repeat(np.array([event_type for _, event_type in parts], np.int64), np.diff(starts))
+    offsets = np.concatenate([records.offsets for records, _ in parts]) if parts else times_ms
+    columns = Columns(keys, item_ids, types, times_ms, offsets, fingerprints)
     if rejected:
-        columns = columns.in_order(np.delete(np.arange(count), [place for place, _ in rejected]))
+        columns = columns.in_order(np.delete(np.arange(starts[-1]), [place for place, _ in rejected]))
     return columns, rejected
 
 

@@ -51,7 +51,7 @@ def _events(value: bytes) -> None:
     ]
     event_type = len(parts) // 3 % 3
     alone = [decode(one.value, one.key, one.headers, event_type, one.offset, NOW_MS) for one in records]
-    columns, rejected = decode_columns(Records.of(records), event_type, NOW_MS)
+    columns, rejected = decode_columns([(Records.of(records), event_type)], NOW_MS)
     assert [columns.event(n) for n in range(len(columns.keys))] == [one for one in alone if isinstance(one, Event)]
     assert rejected == [(n, one) for n, one in enumerate(alone) if isinstance(one, Rejected)]
 

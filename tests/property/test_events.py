@@ -118,7 +118,7 @@ def test_what_is_taken_is_what_was_sent(text: str, timestamp_ms: int) -> None:
 
 def check_as_one_by_one(records: Iterable[Any]) -> None:
     alone = [decode(one.value, one.key, one.headers, 1, one.offset, NOW_MS) for one in records]
-    columns, rejected = decode_columns(Records.of(records), 1, NOW_MS)
+    columns, rejected = decode_columns([(Records.of(records), 1)], NOW_MS)
     assert [columns.event(n) for n in range(len(columns.keys))] == [one for one in alone if isinstance(one, Event)]
     assert rejected == [(n, one) for n, one in enumerate(alone) if isinstance(one, Rejected)]
 
@@ -202,5 +202,5 @@ def test_plain_events_are_decoded_all_at_once(encoding: str, monkeypatch: pytest
     fields = {"event_id": "cj-1", "session_id": "s", "value": 1.29, "context": {"title": 'a "brød"', "n": [1]}}
     records = [record(n, "u", f"item-{n}", encoding=encoding, **fields) for n in range(100)]
     monkeypatch.setattr("operators.columns.decode", None)
-    columns, rejected = decode_columns(Records.of(records), 2, NOW_MS)
+    columns, rejected = decode_columns([(Records.of(records), 2)], NOW_MS)
     assert (columns.item_ids, rejected) == ([f"item-{n}" for n in range(100)], [])

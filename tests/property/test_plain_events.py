@@ -483,7 +483,7 @@ def test_usual_events_are_taken_by_the_compiled_decoder(name: str, monkeypatch: 
     one = PLAIN[name]
     expected = decode(one.value, one.key, one.headers, 2, one.offset, NOW_MS)
     monkeypatch.setattr("operators.columns.decode", None)
-    columns, rejected = decode_columns(Records.of([one]), 2, NOW_MS)
+    columns, rejected = decode_columns([(Records.of([one]), 2)], NOW_MS)
     assert rejected == []
     assert columns.event(0) == expected
 

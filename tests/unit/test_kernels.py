@@ -72,7 +72,7 @@ def test_occurrences_are_counted_within_a_line(rows: Ints) -> None:
 
 @pytest.mark.parametrize("width", [1, 7, 8, 64, 67])
 def test_dots_are_inner_products_whoever_else_is_there(width: int) -> None:
-    vectors, matrix = floats(5, width), floats(9, width, seed=4)
+    vectors, matrix = floats(5, width), floats(12, width, seed=4)[:9]
     rows = np.array([[1, 8, 0], [2, 2, 2], [-1, 9, 3], [7, 0, 10**12], [4, 5, 6]])
     found = np.full(rows.shape, 77, np.float32)
     kernels.dots(vectors, matrix, rows, found)
@@ -85,7 +85,7 @@ def test_dots_are_inner_products_whoever_else_is_there(width: int) -> None:
 
 
 def test_pairs_are_inner_products_of_two_matrices() -> None:
-    one, other = floats(6, 20), floats(4, 20, seed=5)
+    one, other = floats(9, 20)[:6], floats(7, 20, seed=5)[:4]
     rows, others = np.array([[1, 5], [-1, 6]]), np.array([[0, 3, 2], [1, -2, 4]])
     found = np.full((2, 2, 3), 77, np.float32)
     kernels.pair_dots(one, rows, other, others, found)
