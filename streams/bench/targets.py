@@ -107,8 +107,8 @@ def _two_workers(results: Results) -> Measured:
 
 _CORE: Final = "the stage table shows what an event costs where; the largest stage is the next to shrink"
 _LOCK: Final = (
-    "the encoder is about half of the core's thread; the rest of it is Python under one interpreter lock, though its inner"
-    " loops are compiled, and broker and event loop take the other core: making the lists of one batch while the next is"
+    "the encoder is about half of the core's thread, and broker and event loop take the other core; the rest is Python"
+    " under one interpreter lock, though its inner loops are compiled: making the lists of one batch while the next is"
     " encoded is the next step"
 )
 _SHARED: Final = "broker, generator and worker share the machine's cores: measure with the broker on another machine"

@@ -1,6 +1,6 @@
 """``decode`` answers every input, and JSON and msgpack of one event alike."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -116,11 +116,16 @@ def test_what_is_taken_is_what_was_sent(text: str, timestamp_ms: int) -> None:
     assert event == Event(text.encode(), text[::-1], 0, timestamp_ms, 5, 0)
 
 
-def check_as_one_by_one(records: Iterable[Any]) -> None:
-    alone = [decode(one.value, one.key, one.headers, 1, one.offset, NOW_MS) for one in records]
-    columns, rejected = decode_columns([(Records.of(records), 1)], NOW_MS)
-    assert [columns.event(n) for n in range(len(columns.keys))] == [one for one in alone if isinstance(one, Event)]
-    assert rejected == [(n, one) for n, one in enumerate(alone) if isinstance(one, Rejected)]
+def check_as_one_by_one(records: Sequence[FakeRecord] | Records) -> None:
+    packed, middle = Records.of(records), len(records) // 3
+    columns, rejected = decode_columns([(packed.part(0, middle), 1), (packed.part(middle), 1)], NOW_MS)
+    refused = dict(rejected)
+    taken = [n for n in range(len(records)) if n not in refused]
+    assert (len(columns.keys), [n for n, _ in rejected]) == (len(taken), sorted(refused))
+    outcomes = refused | {n: columns.event(at) for at, n in enumerate(taken)}
+    for n, one in enumerate(records):
+        headers: Any = one.headers
+        assert outcomes[n] == decode(one.value, one.key, headers, 1, one.offset, NOW_MS)
 
 
 NEARLY_PLAIN = st.fixed_dictionaries(
@@ -199,7 +204,12 @@ def test_odd_records_of_a_large_batch_change_nothing_for_their_neighbours(count:
 
 @pytest.mark.parametrize("encoding", ["json", "msgpack"])
 def test_plain_events_are_decoded_all_at_once(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    fields = {"event_id": "cj-1", "session_id": "s", "value": 1.29, "context": {"title": 'a "brød"', "n": [1]}}
+    fields: dict[str, Any] = {
+        "event_id": "cj-1",
+        "session_id": "s",
+        "value": 1.29,
+        "context": {"title": 'a "brød"', "n": [1]},
+    }
     records = [record(n, "u", f"item-{n}", encoding=encoding, **fields) for n in range(100)]
     monkeypatch.setattr("operators.columns.decode", None)
     columns, rejected = decode_columns([(Records.of(records), 2)], NOW_MS)

@@ -20,6 +20,7 @@ from operators.plain import decode_plain
 from operators.records import Records
 from tests.fakes import NOW_MS, FakeRecord, record
 from tests.property.test_events import MSGPACK, check_as_one_by_one
+from tests.wall import Wall
 
 Field = tuple[bytes, bytes]
 """Name and value of a field, both as they are written."""
@@ -526,6 +527,16 @@ def test_nothing_outside_of_the_data_is_looked_at_though_the_rest_is_there(data:
     for at in range(1, len(data)):
         assert _taken(memoryview(data)[:at], index) == [0]
         assert _taken(memoryview(data)[at:], index - [0, 0, *[at] * 6]) == [0]
+
+
+@pytest.mark.parametrize(("value", "headers"), RICH, ids=["json", "msgpack"])
+def test_nothing_behind_the_data_is_read(value: bytes, headers: list[tuple[str, bytes]]) -> None:
+    wall, packed_headers = Wall(), Records.of([FakeRecord(0, None, None, headers)]).data
+    cut = [value[:at] for at in range(len(value))]
+    for last in [*cut, *(damaged for at in range(len(value)) for damaged in _damaged(value, at))]:
+        before = len(packed_headers) + 1
+        index = np.array([[0, 0, before - 1, before, before, before + len(last), 0, before - 1]])
+        _taken(wall.before(packed_headers + b"u" + last), index)
 
 
 @pytest.mark.parametrize(("data", "index"), LAID_OUT)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from operators.records import PackedRecord, Records
 from streams.record_batches import index_records
+from tests.wall import Wall
 
 HEADER_BYTES = 61
 FIRST_MS = 1_700_000_000_000
@@ -128,6 +129,13 @@ def test_of_a_damaged_batch_no_part_lies_outside_of_it(name: str) -> None:
             check_spans(index, 2, end)
             assert len(list(Records(before + mutant, index))) == count
     assert 0 < sound < 256 * len(inner)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_nothing_behind_a_damaged_batch_is_read(name: str) -> None:
+    inner, count, wall = batch_of(SMALL[name])[HEADER_BYTES:], len(SMALL[name]), Wall()
+    for damaged in [*(inner[:end] for end in range(len(inner))), *mutants(inner)]:
+        indexed(wall.before(damaged), 0, len(damaged), count)
 
 
 def check_spans(index: Any, start: int, end: int) -> None:
