@@ -162,7 +162,7 @@ class OnnxEncoder:
 
     def effects(self, listed: NDArray[np.int64], events: NDArray[np.int64]) -> NDArray[np.float32]:
         products = np.empty((*listed.shape, events.shape[1]), np.float32)
-        known = np.maximum(listed, OUT_OF_VOCABULARY)
+        known = np.ascontiguousarray(np.maximum(listed, OUT_OF_VOCABULARY))
         pair_dots(self._embeddings, known, self._influences, np.ascontiguousarray(events), products)
         return products
 

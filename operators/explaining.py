@@ -35,7 +35,7 @@ def because(
         repeat_weight: of ``operators.ranking.Policy``; 0 where own counts are no part of the score.
         others: another effect on each place (B, k), and the items (B * k) of the events that had it.
     """
-    recent = np.ascontiguousarray(recent)
+    recent, rows = np.ascontiguousarray(recent), np.ascontiguousarray(rows)
     effects = encoder.effects(rows, recent[:, :LAGS])
     own = _of_one_less(np.arange(recent.shape[1] + 1, dtype=np.int64), repeat_weight)
     causes, greatest = np.empty(rows.shape, np.int64), np.empty(rows.shape, np.float32)
