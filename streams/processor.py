@@ -9,7 +9,6 @@ __all__ = ["ProcessorTime"]
 
 _THREADS: Final = {
     "MainThread": "loop",
-    "headwater-decode_0": "decode",
     "headwater-core_0": "core",
     "headwater-store_0": "store",
 }

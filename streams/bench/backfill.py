@@ -9,7 +9,7 @@ import asyncio
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -109,18 +109,16 @@ def backfill(backlog: Backlog, batch_events: int, reading_s: float) -> dict[str,
     }
 
 
-def _batches(backlog: Backlog, events: int) -> Sequence[list[Chunk]]:
+def _batches(backlog: Backlog, events: int) -> Iterator[list[Chunk]]:
     """The same share of every partition in each batch."""
     count = -(-backlog.events // events)
     topic = backlog.topics[PURCHASE]
-    return [
-        [
+    for n in range(count):
+        yield [
             Chunk.of(topic, PURCHASE, partition, part[len(part) * n // count : len(part) * (n + 1) // count])
             for partition, part in enumerate(backlog.records)
             if len(part) * n // count < len(part) * (n + 1) // count
         ]
-        for n in range(count)
-    ]
 
 
 def _store(values: Mapping[UserKey, bytes]) -> None:
