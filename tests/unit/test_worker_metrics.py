@@ -104,7 +104,7 @@ def test_processor_time_by_thread() -> None:
     thread.join()
     assert list(after) == ["loop", "core", "store", "others"]
     assert after["core"] - before["core"] >= 0.2
-    assert after["decode"] == before["decode"] == 0
+    assert after["store"] == before["store"] == 0
     assert sum(after.values()) - sum(before.values()) >= 0.2
     assert after["loop"] - before["loop"] < 0.2
     metrics = Metrics()
