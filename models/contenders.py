@@ -15,7 +15,6 @@ from models.runtime import OnnxEncoder
 from operators.batches import Batch, UserKey
 from operators.candidates.live_covisitation import LiveCoVisitation
 from operators.candidates.popularity import Popularity
-from operators.columns import Columns
 from operators.companions import Visits
 from operators.fresh import fresh_by_partition, popular_items
 from operators.interest import OUT_OF_VOCABULARY, Encoder
@@ -79,11 +78,10 @@ class Contenders:
         """Learn a batch that was folded, and make everybody's lists."""
         if not self._contenders:
             return
-        fresh = [batch.events.part(start, end) for start, end in pairwise(batch.bounds)]
         by_partition = fresh_by_partition(batch.users, batch.events, np.diff(batch.bounds))
         companions = before.visits.learned(by_partition) if before.visits is not None else None
         for items in self._learning:
-            _teach(items, fresh, before, self._learn_from_ms)
+            _teach(items, batch, before, self._learn_from_ms)
         unranked = [copy.copy(state) for state in states] if self._learning else []
         for state in unranked:
             state.rows = None  # those of the encoder: it has none for new items
@@ -117,14 +115,14 @@ def with_live_items(
     return {LIVE_ITEMS: Contender(policy, items)}
 
 
-def _teach(items: LiveItems, fresh: Sequence[Columns], before: _Snapshot, from_ms: int) -> None:
+def _teach(items: LiveItems, batch: Batch, before: _Snapshot, from_ms: int) -> None:
     item_ids: list[str] = []
     vectors: list[NDArray[np.float32]] = []
     near: list[NDArray[np.float32]] = []
-    for vector, newest, events in zip(before.vectors, before.newest, fresh, strict=True):
+    for vector, newest, bounds in zip(before.vectors, before.newest, pairwise(batch.bounds), strict=True):
         if vector is None:  # nothing is known of the user that an item could be near to
             continue
-        history = list(newest)
+        history, events = list(newest), batch.events.part(*bounds)
         for item_id, time_ms in zip(events.item_ids, events.times_ms.tolist(), strict=True):
             if time_ms >= from_ms:
                 item_ids.append(item_id)

@@ -98,15 +98,13 @@ class _InOrder:
         older = (oldest_ms < self._newest_ms) | (oldest_ms <= erased_ms)
         return [
             new and not recurs and (not state.types or state.model_version == self._version)
-            for new, recurs, state in zip((~(known | older)).tolist(), self._recurs(), self._states, strict=True)
+            for new, recurs, state in zip(
+                (~(known | older)).tolist(),
+                _ids_recur(self._states, self._events.fingerprints, self._bounds),
+                self._states,
+                strict=True,
+            )
         ]
-
-    def _recurs(self) -> list[bool]:
-        """For each user, whether an event id stands twice in history and batch."""
-        known = np.empty(len(self._states), np.uint8)
-        bounds = np.array(self._bounds, np.int64)
-        any_known(self._events.fingerprints, bounds, [state.fingerprints for state in self._states], known)
-        return known.astype(np.bool_).tolist()
 
     def fold(self, n: int) -> Folded:
         """Apply user n's events to the state."""
@@ -139,7 +137,8 @@ def fold(state: UserState, events: Sequence[Event], encoder: Encoder) -> Folded:
         state.rows = None
     newest_ms = state.times_ms[-1] if state.times_ms else None
     fresh, inserted, duplicates, late, erased = _sift(state, events, newest_ms)
-    in_order = Columns.of(fresh[inserted:])
+    new = Columns.of(fresh)
+    in_order = new.part(inserted, new.size)
     state.extend(Past.of(in_order))
     state.events_count += len(fresh)
     state.late_count += late
@@ -150,7 +149,7 @@ def fold(state: UserState, events: Sequence[Event], encoder: Encoder) -> Folded:
         _note_steps(state, job, anew=anew)
         state.model_version = encoder.version
     unknown = encoder.rows_of([event.item_id for event in fresh]).count(OUT_OF_VOCABULARY)
-    return Folded(job, Columns.of(fresh), duplicates, late, unknown, erased)
+    return Folded(job, new, duplicates, late, unknown, erased)
 
 
 def _sift(state: UserState, events: Sequence[Event], newest_ms: int | None) -> tuple[list[Event], int, int, int, int]:
@@ -160,7 +159,8 @@ def _sift(state: UserState, events: Sequence[Event], newest_ms: int | None) -> t
     of duplicates, of late ones and of those that an erasure covers.
     """
     fences, known = state.fences, tuple(state.fences)
-    places = _Places(state) if _ids_recur(state, [event.fingerprint for event in events]) else None
+    fingerprints = np.array([event.fingerprint for event in events], np.uint64)
+    places = _Places(state) if _ids_recur([state], fingerprints, [0, len(events)])[0] else None
     fresh: list[Event] = []
     inserted = duplicates = late = erased = 0
     for event in events:
@@ -186,11 +186,11 @@ def _sift(state: UserState, events: Sequence[Event], newest_ms: int | None) -> t
     return fresh, inserted, duplicates, late, erased
 
 
-def _ids_recur(state: UserState, fingerprints: Sequence[int]) -> bool:
-    """Whether an event id stands twice in history and batch; nearly always not, and then none needs a look-up."""
-    given = [fingerprint for fingerprint in fingerprints if fingerprint]
-    distinct = set(given)
-    return len(distinct) < len(given) or not distinct.isdisjoint(state.fingerprints)
+def _ids_recur(states: Sequence[UserState], fingerprints: NDArray[np.uint64], bounds: Sequence[int]) -> list[bool]:
+    """For each user, whether an event id stands twice in history and batch; nearly always not."""
+    known = np.empty(len(states), np.uint8)
+    any_known(fingerprints, np.array(bounds, np.int64), [state.fingerprints for state in states], known)
+    return known.astype(np.bool_).tolist()
 
 
 class _Places:

@@ -7,6 +7,7 @@ from cpython.object cimport PyObject
 from libc.math cimport INFINITY, pow
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
+
 def add_decayed(
     dict weights,
     list item_ids,
@@ -104,7 +105,7 @@ def occurrences(const int64_t[:, ::1] rows, int64_t[:, ::1] counts, uint8_t[:, :
 
 
 cdef inline float _dot(const float* one, const float* other, Py_ssize_t width) noexcept:
-    # In eight lanes, which the compiler makes vectors of; the order of the sums is the same for every user of every batch.
+    # In eight lanes, which the compiler makes vectors of; the order of the sums is the same in every batch.
     cdef float[8] lanes
     cdef float total = 0
     cdef Py_ssize_t at, lane, whole = width - width % 8

@@ -60,7 +60,9 @@ cdef inline bint _is_part(int64_t start, int64_t end, Py_ssize_t total) noexcept
     return 0 <= start <= end <= total
 
 
-cdef bint _read(const uint8_t* data, Py_ssize_t total, const int64_t* place, int64_t latest_ms, Fields* fields) noexcept:
+cdef bint _read(
+    const uint8_t* data, Py_ssize_t total, const int64_t* place, int64_t latest_ms, Fields* fields
+) noexcept:
     cdef Cursor cursor
     cdef const uint8_t* headers = data + place[HEADERS]
     cdef Py_ssize_t key_bytes = place[KEY_END] - place[KEY], headers_bytes = place[HEADERS_END] - place[HEADERS]

@@ -26,25 +26,24 @@ cdef struct Fields:
     double value
 
 
+cdef inline bint is_named(const uint8_t* name, Py_ssize_t count, const char* wanted, Py_ssize_t wanted_count) noexcept:
+    return count == wanted_count and memcmp(name, wanted, count) == 0
+
+
 cdef inline int field_of(const uint8_t* name, Py_ssize_t count) noexcept:
     """The field of this name."""
-    if count == 7:
-        if memcmp(name, b"user_id", 7) == 0:
-            return USER_ID
-        if memcmp(name, b"item_id", 7) == 0:
-            return ITEM_ID
-    elif count == 8:
-        if memcmp(name, b"event_id", 8) == 0:
-            return EVENT_ID
-    elif count == 9:
-        if memcmp(name, b"timestamp", 9) == 0:
-            return TIMESTAMP
-    elif count == 10:
-        if memcmp(name, b"session_id", 10) == 0:
-            return SESSION_ID
-    elif count == 5:
-        if memcmp(name, b"value", 5) == 0:
-            return VALUE
+    if is_named(name, count, b"user_id", 7):
+        return USER_ID
+    if is_named(name, count, b"item_id", 7):
+        return ITEM_ID
+    if is_named(name, count, b"event_id", 8):
+        return EVENT_ID
+    if is_named(name, count, b"timestamp", 9):
+        return TIMESTAMP
+    if is_named(name, count, b"session_id", 10):
+        return SESSION_ID
+    if is_named(name, count, b"value", 5):
+        return VALUE
     return SKIPPED
 
 

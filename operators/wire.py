@@ -16,7 +16,6 @@ __all__ = [
     "Wire",
     "decoders",
     "is_too_deep",
-    "openers_count",
 ]
 
 Format = Literal["json", "msgpack"]
@@ -60,7 +59,7 @@ _any_decoders: Final = {"json": msgspec.json.decode, "msgpack": msgspec.msgpack.
 _OPENERS: Final = {"json": b"{[", "msgpack": bytes((*range(0x80, 0xA0), *range(0xDC, 0xE0)))}
 
 
-def openers_count(value: bytes, fmt: Format) -> int:
+def _openers_count(value: bytes, fmt: Format) -> int:
     """Bytes of ``value`` that may open a container: a bound of its depth."""
     return len(value) - len(value.translate(None, _OPENERS[fmt]))
 
@@ -68,7 +67,7 @@ def openers_count(value: bytes, fmt: Format) -> int:
 def is_too_deep(value: bytes, fmt: Format) -> bool:
     """Whether a decodable value is nested deeper than ``limits.context_depth_max``."""
     # Only a suspicious value is decoded a second time.
-    if openers_count(value, fmt) <= limits.context_depth_max:
+    if _openers_count(value, fmt) <= limits.context_depth_max:
         return False
     return _depth(_any_decoders[fmt](value)) > limits.context_depth_max
 

@@ -6,71 +6,68 @@ Whatever the bytes say, nothing beyond their end is looked at.
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
+from operators.cursor cimport Cursor, Span, peek, take_bytes
+
 cdef enum:
     COLUMNS = 8
 
-cdef struct Cursor:
-    const uint8_t* bytes
-    Py_ssize_t at
-    Py_ssize_t end
-    bint is_sound
 
-
-cdef int64_t _varint(Cursor* cursor) noexcept:
-    cdef uint64_t value = 0
-    cdef int shift = 0
-    cdef uint8_t byte
-    while cursor.at < cursor.end and shift < 64:
-        byte = cursor.bytes[cursor.at]
+cdef bint _varint(Cursor* cursor, int64_t* value) noexcept:
+    """A whole number: zigzag, seven bits a byte, the lowest first, 64 bits at most."""
+    cdef uint64_t bits = 0
+    cdef int shift, byte
+    for shift in range(0, 64, 7):
+        byte = peek(cursor)
         cursor.at += 1
-        if shift == 63 and byte > 1:  # more than 64 bits
-            break
-        value |= <uint64_t>(byte & 0x7F) << shift
+        if byte < 0 or (shift == 63 and byte > 1):
+            return False
+        bits |= <uint64_t>(byte & 0x7F) << shift
         if byte < 0x80:
-            return <int64_t>(value >> 1) ^ -<int64_t>(value & 1)
-        shift += 7
-    cursor.is_sound = False
-    return 0
+            value[0] = <int64_t>(bits >> 1) ^ -<int64_t>(bits & 1)
+            return True
+    return False
 
 
-cdef inline void _part(Cursor* cursor, int64_t* start, int64_t* end) noexcept:
+cdef bint _part(Cursor* cursor, int64_t* start, int64_t* end) noexcept:
     """Some bytes with their number before them; -1 for a part that is null."""
-    cdef int64_t count = _varint(cursor)
-    if count > cursor.end - cursor.at:
-        cursor.is_sound = False
-        count = -1
+    cdef int64_t count
+    cdef Span span
+    if not _varint(cursor, &count):
+        return False
+    start[0] = end[0] = -1
     if count < 0:
-        start[0] = end[0] = -1
-        return
-    start[0] = cursor.at
-    cursor.at += count
-    end[0] = cursor.at
+        return True
+    if not take_bytes(cursor, count, &span):
+        return False
+    start[0], end[0] = span.start, span.end
+    return True
 
 
-cdef void _record(Cursor* cursor, Py_ssize_t batch_end, int64_t* row) noexcept:
+cdef bint _record(Cursor* batch, int64_t* row) noexcept:
+    """A record that is as long as it says; offset and time are relative to the batch's."""
     cdef int64_t count, start, end
-    cursor.end = batch_end
-    count = _varint(cursor)
-    if not cursor.is_sound or not 0 < count <= batch_end - cursor.at:
-        cursor.is_sound = False
-        return
-    cursor.end = cursor.at + count
-    cursor.at += 1  # attributes: none are defined
-    row[1] = _varint(cursor)
-    row[0] = _varint(cursor)
-    _part(cursor, &row[2], &row[3])
-    _part(cursor, &row[4], &row[5])
+    cdef Span whole
+    cdef Cursor cursor
+    if not _varint(batch, &count) or count <= 0 or not take_bytes(batch, count, &whole):
+        return False
+    # Behind the attributes, of which none are defined.
+    cursor.bytes, cursor.at, cursor.end = batch.bytes, whole.start + 1, whole.end
+    if not (
+        _varint(&cursor, &row[1])
+        and _varint(&cursor, &row[0])
+        and _part(&cursor, &row[2], &row[3])
+        and _part(&cursor, &row[4], &row[5])
+    ):
+        return False
     row[6] = cursor.at
-    count = _varint(cursor)
-    if count < 0:
-        cursor.is_sound = False
-    while count > 0 and cursor.is_sound:
-        _part(cursor, &start, &end)
-        _part(cursor, &start, &end)
+    if not _varint(&cursor, &count) or count < 0:
+        return False
+    while count > 0:
+        if not (_part(&cursor, &start, &end) and _part(&cursor, &start, &end)):
+            return False
         count -= 1
     row[7] = cursor.at
-    if cursor.at != cursor.end:
-        cursor.is_sound = False
+    return cursor.at == cursor.end
 
 
 def index_records(
@@ -87,11 +84,10 @@ def index_records(
     if not 0 <= start <= end <= data.shape[0] or index.shape[1] != COLUMNS:
         raise ValueError("no such part, or no such columns")
     cursor.bytes = &data[0] if data.shape[0] else NULL
-    cursor.at, cursor.is_sound = start, True
+    cursor.at, cursor.end = start, end
     for n in range(count):
-        _record(&cursor, end, &index[n, 0])
-        if not cursor.is_sound:
-            break
+        if not _record(&cursor, &index[n, 0]):
+            return False
         index[n, 0] += first_offset
         index[n, 1] += first_timestamp_ms
-    return bool(cursor.is_sound and cursor.at == end)
+    return cursor.at == end
