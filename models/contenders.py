@@ -20,6 +20,7 @@ from operators.fresh import fresh_by_partition, popular_items
 from operators.interest import OUT_OF_VOCABULARY, Encoder
 from operators.ranking import Policy, rank
 from operators.state import UserState
+from operators.tastes import Tastes
 
 __all__ = ["LIVE_ITEMS", "Contender", "Contenders", "NewItems", "with_live_items"]
 
@@ -88,8 +89,9 @@ class Contenders:
         popular = popular_items(popularity, by_partition)
         for name, (policy, items) in self._contenders.items():
             beside = companions if policy.covisitation else None
-            of_users = states if items is None else unranked
-            ranked = rank(of_users, popular, items or self._encoder, policy, frozenset[str](), companions=beside)
+            encoder = items or self._encoder
+            tastes = Tastes.of(states if items is None else unranked, encoder)
+            ranked = rank(tastes, popular, encoder, policy, frozenset[str](), companions=beside)
             lists = [[item.item_id for item in of_user] for of_user in ranked]
             self.lists[name].update(zip(batch.users, lists, strict=True))
 

@@ -4,6 +4,7 @@ While it is down it says so by ``EncoderError`` and nothing is asked of it; who 
 """
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol, TypeVar
@@ -43,6 +44,9 @@ class FailoverEncoder:
         self._clock = clock
         self._failures = 0
         self._retry_at = 0.0
+        self._place = 0
+        """Of the sessions; another number after they have moved."""
+        self._mending = threading.Lock()
 
     @property
     def is_down(self) -> bool:
@@ -98,33 +102,47 @@ class FailoverEncoder:
         return self._guarded(lambda: self._inner.effects(listed, events))
 
     def _guarded(self, call: Callable[[], _Result]) -> _Result:
-        """The call's result.
+        """The call's result. Calls of several threads go on side by side; sessions are made anew by one at a time.
 
         Raises:
             EncoderError: it failed, or it is not time yet to try again.
         """
-        if self._failures and self._clock() < self._retry_at:
-            raise EncoderError("the encoder is down")
+        with self._mending:
+            was_down, place = self.is_down, self._place
+            if was_down and self._clock() < self._retry_at:
+                raise EncoderError("the encoder is down")
         try:
-            if self._failures:
-                self._inner.reopen()
-            result = self._result_or_fallen_back(call)
+            if was_down:
+                with self._mending:
+                    self._inner.reopen()
+            result = self._result_or_fallen_back(call, place)
         except Exception as error:
-            self._failures += 1
-            wait_s = min(_BACKOFF_S * 2 ** min(self._failures - 1, 30), limits.encoder_backoff_max_s)
-            self._retry_at = self._clock() + wait_s
-            log.error("the encoder fails: %s. Lists are made without it and marked; next try in %g s", error, wait_s)
+            with self._mending:
+                self._note_failure(error)
             raise EncoderError(str(error)) from error
-        if self._failures:
-            log.warning("the encoder works again after %d failures", self._failures)
-            self._failures = 0
+        if was_down:  # one that began before another failed says nothing of the sessions
+            with self._mending:
+                log.warning("the encoder works again after %d failures", self._failures)
+                self._failures = 0
         return result
 
-    def _result_or_fallen_back(self, call: Callable[[], _Result]) -> _Result:
+    def _note_failure(self, error: Exception) -> None:
+        self._failures += 1
+        wait_s = min(_BACKOFF_S * 2 ** min(self._failures - 1, 30), limits.encoder_backoff_max_s)
+        self._retry_at = self._clock() + wait_s
+        log.error("the encoder fails: %s. Lists are made without it and marked; next try in %g s", error, wait_s)
+
+    def _result_or_fallen_back(self, call: Callable[[], _Result], place: int) -> _Result:
+        """``place``: where the sessions were when the call was asked for."""
         try:
             return call()
         except Exception as error:
-            if not self._inner.fall_back():
-                raise
-            log.warning("the encoder fails on the GPU: %s. It goes on on the CPU until the worker starts anew", error)
+            with self._mending:
+                if self._place == place:
+                    if not self._inner.fall_back():
+                        raise
+                    self._place += 1
+                    log.warning(
+                        "the encoder fails on the GPU: %s. It goes on on the CPU until the worker starts anew", error
+                    )
             return call()

@@ -20,10 +20,17 @@ class Ranker:
         embeddings: (N, D).
         bias: (N,); -inf for items that are never to be found.
         device: "cpu" or "cuda".
+        bias_edition: of the biases, a number of the caller's.
     """
 
     def __init__(
-        self, ort: Any, session: Any, embeddings: NDArray[np.float32], bias: NDArray[np.float32], device: str
+        self,
+        ort: Any,
+        session: Any,
+        embeddings: NDArray[np.float32],
+        bias: NDArray[np.float32],
+        device: str,
+        bias_edition: int = 0,
     ) -> None:
         self._session = session
         self._items = len(embeddings)
@@ -31,11 +38,13 @@ class Ranker:
             "item_embeddings": ort.OrtValue.ortvalue_from_numpy(embeddings.copy(), device, 0),
             "item_bias": ort.OrtValue.ortvalue_from_numpy(bias.copy(), device, 0),
         }
+        self.bias_edition = bias_edition
         self._rows = max(_SCORES_MAX // self._items, 1)
 
-    def set_bias(self, bias: NDArray[np.float32]) -> None:
+    def set_bias(self, bias: NDArray[np.float32], edition: int) -> None:
         """Replace the biases (N,)."""
         self._held["item_bias"].update_inplace(bias)
+        self.bias_edition = edition
 
     def top_k(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Vectors (B, D) -> scores (B, k) descending, rows (B, k); a k beyond N gives all."""

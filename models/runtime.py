@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -43,8 +43,18 @@ _LENGTH_MIN: Final = np.float32(1e-12)
 Providers = Literal["auto", "cpu", "cuda"]
 
 
+class _Sessions(NamedTuple):
+    """What a call needs of one device, in one piece: a second thread may be in a call when they are made anew."""
+
+    device: str
+    advance: Any
+    embeddings: Any
+    """The item matrix, on the device."""
+    ranker: Ranker
+
+
 class OnnxEncoder:
-    """An ``operators.interest.Encoder`` over an artefact directory; one thread calls it at a time.
+    """An ``operators.interest.Encoder`` over an artefact directory.
 
     Raises:
         ModelError: the artefact is missing, altered or inconsistent, or CUDA was asked for and cannot be had.
@@ -62,14 +72,14 @@ class OnnxEncoder:
         self._trained_bias = _array(artefact / BIAS_FILE, contents[BIAS_FILE], shape[:1])
         self._bias = self._trained_bias.copy()
         self._bias[OUT_OF_VOCABULARY] = -np.inf
-        self._bias_changed = False
+        self._bias_edition = 0
         self._ort: Any = importlib.import_module("onnxruntime")
         self._artefact, self._threads = artefact, threads
         self._graphs = contents[ADVANCE_FILE], contents[RANK_FILE]
         self._wanted = _wanted_providers(self._ort, providers)
         self._lengths = np.maximum(np.linalg.norm(self._embeddings, axis=1), _LENGTH_MIN)
         self.reopen()
-        _check_shapes(self._advance, self.manifest, artefact / ADVANCE_FILE)
+        _check_shapes(self._sessions.advance, self.manifest, artefact / ADVANCE_FILE)
         if providers == "cuda" and self.provider != "CUDAExecutionProvider":
             raise ModelError("CUDA was asked for but ONNX Runtime could not start it; see `headwater doctor`")
 
@@ -80,15 +90,17 @@ class OnnxEncoder:
             ModelError: ONNX Runtime refuses a graph.
         """
         advance, rank = self._graphs
-        self._advance = open_session(self._ort, advance, self._wanted, self._threads, self._artefact / ADVANCE_FILE)
-        session = open_session(self._ort, rank, self._wanted, self._threads, self._artefact / RANK_FILE)
-        self._device = "cuda" if self.provider == "CUDAExecutionProvider" else "cpu"
-        self._embeddings_value = self._resident(self._embeddings)
-        self._ranker = Ranker(self._ort, session, self._embeddings, self._bias, self._device)
+        session = open_session(self._ort, advance, self._wanted, self._threads, self._artefact / ADVANCE_FILE)
+        ranks = open_session(self._ort, rank, self._wanted, self._threads, self._artefact / RANK_FILE)
+        device = "cuda" if session.get_providers()[0] == "CUDAExecutionProvider" else "cpu"
+        embeddings = self._ort.OrtValue.ortvalue_from_numpy(self._embeddings.copy(), device, 0)
+        edition = self._bias_edition  # before the copy: what changes meanwhile is of a later edition
+        ranker = Ranker(self._ort, ranks, self._embeddings, self._bias, device, edition)
+        self._sessions = _Sessions(device, session, embeddings, ranker)
 
     def fall_back(self) -> bool:
         """Reopen on the CPU; False where the sessions are there already."""
-        if self._device == "cpu":
+        if self._sessions.device == "cpu":
             return False
         self._wanted = _wanted_providers(self._ort, "cpu")
         self.reopen()
@@ -97,7 +109,7 @@ class OnnxEncoder:
     @property
     def provider(self) -> str:
         """The execution provider that the sessions really got."""
-        return str(self._advance.get_providers()[0])
+        return str(self._sessions.advance.get_providers()[0])
 
     @property
     def version(self) -> str:
@@ -134,16 +146,17 @@ class OnnxEncoder:
             "gaps": packed.gaps,
             "waves": packed.waves,
         }
+        sessions = self._sessions
         hidden_out, vectors = run_bound(
-            self._advance, inputs, {"item_embeddings": self._embeddings_value}, ("hidden_out", "vector")
+            sessions.advance, inputs, {"item_embeddings": sessions.embeddings}, ("hidden_out", "vector")
         )
         return hidden_out, vectors
 
     def top_k(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        if self._bias_changed:
-            self._ranker.set_bias(self._bias)
-            self._bias_changed = False
-        return self._ranker.top_k(vectors, k)
+        ranker = self._sessions.ranker
+        if ranker.bias_edition != self._bias_edition:
+            ranker.set_bias(self._bias, self._bias_edition)
+        return ranker.top_k(vectors, k)
 
     def scores_of(self, vectors: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
         scores = np.empty(rows.shape, np.float32)
@@ -181,10 +194,7 @@ class OnnxEncoder:
         row = self.row_of(item_id)
         if row != OUT_OF_VOCABULARY:
             self._bias[row] = self._trained_bias[row] + np.float32(boost) if available else -np.inf
-            self._bias_changed = True
-
-    def _resident(self, array: NDArray[np.float32]) -> Any:
-        return self._ort.OrtValue.ortvalue_from_numpy(array.copy(), self._device, 0)
+            self._bias_edition += 1
 
 
 def _wanted_providers(ort: Any, providers: Providers) -> list[str]:

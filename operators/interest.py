@@ -81,7 +81,8 @@ class PackedJobs(NamedTuple):
 class Encoder(Protocol):
     """A recurrent sequence encoder with its item matrix: O(1) work per event, exact top-k by inner product.
 
-    Implementations are thread-compatible: one thread calls them at a time.
+    One thread may call ``advance`` and the look-ups while another one calls the rest: the lists of a batch are made
+    while the next one is encoded.
     """
 
     @property

@@ -89,8 +89,8 @@ chunk_records_max: Final = 500
 """Records of one partition handed to the agent as one event: also the grain of the merge over topics."""
 batch_events_max: Final = 4_000
 """Events that share one encoder batch and one settlement."""
-computed_batches_max: Final = 2
-"""One that is computed, and one that is decoded meanwhile."""
+computed_batches_max: Final = 3
+"""One whose lists are made, one whose states are updated meanwhile, and one that is ready for it."""
 settling_batches_max: Final = 4
 """Sent to the broker and not yet acknowledged."""
 partition_queue_events_max: Final = 2_000

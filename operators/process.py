@@ -1,88 +1,23 @@
 """One batch through the pure core: what becomes of states, and what is asked of the world; live and replay alike."""
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from typing import Final, NamedTuple
 
-from operators import ranking, state
-from operators.batches import Batch, DeadLetter, UserKey
+from operators import state
+from operators.batches import Batch, UserKey
 from operators.candidates.live_covisitation import LiveCoVisitation
 from operators.candidates.popularity import Popularity
 from operators.companions import Visits
+from operators.effects import Counts, Effects, Erase, PutState
 from operators.erasure import ERASURE, ErasureRequest, Receipt, digest_of, encode_receipt, husk_key
 from operators.fold import Folded, fold, fold_all, fresh_events
 from operators.fresh import fresh_by_partition, learn_popularity, popular_items
 from operators.interest import Encoder, EncoderError, refresh
-from operators.ranking import NO_CATEGORIES, Cause, Policy, RecommendationList
+from operators.lists import Origin, Updated, make_lists
+from operators.ranking import NO_CATEGORIES, Cause, Policy
 from operators.state import UserState
+from operators.tastes import Tastes
 
-__all__ = [
-    "NO_EFFECTS",
-    "Counts",
-    "Effects",
-    "Erase",
-    "Publish",
-    "PutState",
-    "process_batch",
-]
-
-
-class PutState(NamedTuple):
-    """A user's new state, encoded."""
-
-    user: UserKey
-    value: bytes
-
-
-class Publish(NamedTuple):
-    """A list to publish, encoded."""
-
-    user: UserKey
-    value: bytes
-
-
-class Erase(NamedTuple):
-    """An erasure that was carried out, and the receipt that is published when nothing else is left to do.
-
-    A user with newer events has a state and a list that were made of those, among the effects of the batch.
-    """
-
-    user: UserKey
-    husk: tuple[bytes, bytes] | None
-    """Key and value of what stays of a user of whom nothing else does: state and list go. None for another user."""
-    next_offset: int
-    """Fence of the erase topic behind the request."""
-    receipt: tuple[bytes, bytes]
-    """Key and value."""
-
-
-class Counts(NamedTuple):
-    """What became of a batch's records; those from ``folded`` to ``erasures`` add up to ``records``."""
-
-    records: int = 0
-    folded: int = 0
-    duplicates: int = 0
-    late: int = 0
-    rejected: int = 0
-    erased: int = 0
-    erasures: int = 0
-    unknown_items: int = 0
-    popularity_lists: int = 0
-    degraded_lists: int = 0
-    yielded_lists: int = 0
-    """Of those, the ones that the encoder had to yield; the others it failed."""
-
-
-class Effects(NamedTuple):
-    """What a batch asks of the world: plain data."""
-
-    puts: list[PutState]
-    lists: list[Publish]
-    dead_letters: list[DeadLetter]
-    counts: Counts
-    erasures: Sequence[Erase] = ()
-
-
-NO_EFFECTS: Final = Effects([], [], [], Counts())
+__all__ = ["process_batch", "update_states"]
 
 
 def _ignore(_stage: str) -> None: ...
@@ -123,7 +58,52 @@ def process_batch(
         covisitation: by partition, where the policy has weights for it; changed in place.
         yields: whether the lists are to be made without the encoder, ``degraded``, because there is no time for more.
             The vectors are refreshed all the same: one that is owed would cost a pass over its history later.
-        mark: told the name of each stage when it ends: fold, encode, rank, and lists for the rest.
+        mark: told the name of each stage when it ends: fold, encode, states, rank, lists.
+    """
+    updated = update_states(
+        batch,
+        states,
+        popularity,
+        encoder,
+        topics=topics,
+        now_ms=now_ms,
+        covisitation=covisitation,
+        drops_seen=policy.seen_items == "drop",
+        mark=mark,
+    )
+    mark("states")
+    return make_lists(
+        updated,
+        encoder,
+        policy,
+        topics=topics,
+        withdrawn=withdrawn,
+        now_ms=now_ms,
+        categories=categories,
+        yields=yields,
+        mark=mark,
+    )
+
+
+def update_states(
+    batch: Batch,
+    states: Mapping[UserKey, UserState],
+    popularity: Mapping[int, Popularity],
+    encoder: Encoder,
+    *,
+    topics: Sequence[str],
+    now_ms: int,
+    covisitation: Mapping[int, LiveCoVisitation] | None = None,
+    drops_seen: bool = False,
+    mark: Callable[[str], object] = _ignore,
+) -> Updated:
+    """The first half of ``process_batch``: all that reads or changes what the next batch changes too.
+
+    ``make_lists`` of the result may go on while the next batch is updated.
+
+    Args:
+        drops_seen: no list holds what its user has taken.
+        mark: told of the stages fold and encode.
     """
     for user, request in batch.erasures:
         if request.offset >= states[user].fences[ERASURE]:  # one that is read again erases nothing twice
@@ -132,9 +112,7 @@ def process_batch(
     left = [user for user in batch.touched[len(batch.users) :] if states[user].types]
     users = [*batch.users, *left]
     of_users = [states[user] for user in users]
-    visits = None
-    if covisitation is not None:
-        visits = Visits(covisitation, of_users, drop_seen=policy.seen_items == "drop")
+    visits = Visits(covisitation, of_users, drop_seen=drops_seen) if covisitation is not None else None
     folded = fold_all(of_users[: len(batch.users)], batch.events, batch.bounds, encoder)
     folded += [fold(states[user], [], encoder) for user in left]
     new_events, lengths = fresh_events(folded, batch.events, batch.bounds)
@@ -143,35 +121,25 @@ def process_batch(
     popular = popular_items(popularity, fresh)
     companions = visits.learned(fresh) if visits is not None else None
     mark("fold")
-    ranked: list[list[ranking.RankedItem]] | None = None
-    fails = False
-    try:
-        _refresh(of_users, folded, encoder)
-        mark("encode")
-        if not yields:
-            ranked = ranking.rank(of_users, popular, encoder, policy, withdrawn, categories, companions)
-    except EncoderError:
-        fails = True
-    degraded = ranked is None
-    if ranked is None:
-        ranked = ranking.rank_without_encoder(of_users, popular, policy, withdrawn, companions)
-    mark("rank")
-    origins = [*_origins(batch, topics), *_origins_left(batch, left, states, topics)]
-    lists = _encode_lists(users, ranked, origins, encoder.version, policy, now_ms, degraded=degraded)
+    is_encoded = _refresh(of_users, folded, encoder)
+    mark("encode")
     puts = [PutState(user, state.encode(user_state)) for user, user_state in zip(users, of_users, strict=True)]
-    gone = {user for user, user_state in zip(users, of_users, strict=True) if not user_state.types}
-    if gone:
-        lists = [ranked_list for ranked_list in lists if ranked_list.user not in gone]
-        puts = [put for put in puts if put.user not in gone]
-    erasures = tuple(
-        _erase_effect(user, request, states[user], topics[ERASURE], now_ms) for user, request in batch.erasures
+    gone = frozenset(user for user, user_state in zip(users, of_users, strict=True) if not user_state.types)
+    return Updated(
+        batch=batch,
+        left=left,
+        origins_left=_origins_left(batch, left, states, topics),
+        tastes=Tastes.of(of_users, encoder),
+        popular=popular,
+        companions=companions,
+        is_encoded=is_encoded,
+        puts=[put for put in puts if put.user not in gone] if gone else puts,
+        gone=gone,
+        erasures=tuple(
+            _erase_effect(user, request, states[user], topics[ERASURE], now_ms) for user, request in batch.erasures
+        ),
+        counts=_count(batch, new_events.size, folded),
     )
-    counts = _count(batch, new_events.size, folded, ranked)
-    counts = counts._replace(
-        degraded_lists=len(lists) if degraded else 0, yielded_lists=len(lists) if yields and not fails else 0
-    )
-    mark("lists")
-    return Effects(puts, lists, batch.dead_letters, counts, erasures)
 
 
 def _erase_effect(user: UserKey, request: ErasureRequest, user_state: UserState, topic: str, now_ms: int) -> Erase:
@@ -192,57 +160,30 @@ def _erase_effect(user: UserKey, request: ErasureRequest, user_state: UserState,
     )
 
 
-def _refresh(states: Sequence[UserState], folded: Sequence[Folded], encoder: Encoder) -> None:
-    """Give the states their new vectors.
-
-    Raises:
-        EncoderError: of the encoder, once the states say that they lack them.
-    """
+def _refresh(states: Sequence[UserState], folded: Sequence[Folded], encoder: Encoder) -> bool:
+    """Give the states their new vectors; False where the encoder fails, and the states say that they lack them."""
     owed = [(user_state, outcome.job) for user_state, outcome in zip(states, folded, strict=True) if outcome.job]
     if not owed:
-        return
+        return True
     try:
         hidden, vectors = refresh(encoder, [job for _, job in owed])
     except EncoderError:
         for user_state, _ in owed:
             user_state.forget_encoding()
-        raise
+        return False
     for n, (user_state, _) in enumerate(owed):
         # Copies: a view would keep the whole batch's arrays alive as long as any of its users is cached.
         user_state.hidden, user_state.vector = hidden[n].copy(), vectors[n].copy()
-
-
-class _Origin(NamedTuple):
-    """What a list comes of."""
-
-    request_id: str
-    event_time_ms: int
-    causes: list[Cause]
-
-
-def _origins(batch: Batch, topics: Sequence[str]) -> list[_Origin]:
-    """Of each user with events: all of them."""
-    events, bounds = batch.events, batch.bounds
-    types: list[int] = events.types.tolist()
-    topic_of = [topics[event_type] for event_type in types]
-    offsets: list[int] = events.offsets.tolist()
-    times_ms: list[int] = events.times_ms.tolist()
-    origins: list[_Origin] = []
-    for n, user in enumerate(batch.users):
-        places = range(bounds[n], bounds[n + 1])
-        last = places[-1]
-        causes = [Cause(topic_of[at], user.partition, offsets[at]) for at in places]
-        origins.append(_Origin(f"{topic_of[last]}-{user.partition}-{offsets[last]}", times_ms[last], causes))
-    return origins
+    return True
 
 
 def _origins_left(
     batch: Batch, left: Sequence[UserKey], states: Mapping[UserKey, UserState], topics: Sequence[str]
-) -> list[_Origin]:
+) -> list[Origin]:
     """Of each user without events: the erasures."""
     offsets = {user: [request.offset for erased, request in batch.erasures if erased == user] for user in left}
     return [
-        _Origin(
+        Origin(
             f"{topics[ERASURE]}-{user.partition}-{offsets[user][-1]}",
             states[user].times_ms[-1],
             [Cause(topics[ERASURE], user.partition, offset) for offset in offsets[user]],
@@ -251,38 +192,7 @@ def _origins_left(
     ]
 
 
-def _encode_lists(
-    users: Sequence[UserKey],
-    ranked: Sequence[list[ranking.RankedItem]],
-    origins: Sequence[_Origin],
-    model_version: str,
-    policy: Policy,
-    now_ms: int,
-    *,
-    degraded: bool,
-) -> list[Publish]:
-    lists: list[Publish] = []
-    for user, items, origin in zip(users, ranked, origins, strict=True):
-        value = ranking.encode_list(
-            RecommendationList(
-                request_id=origin.request_id,
-                user_id=user.key.decode(),
-                generated_at=now_ms,
-                event_time=origin.event_time_ms,
-                caused_by=origin.causes,
-                model_version=model_version,
-                variant=policy.variant,
-                degraded=degraded,
-                items=items,
-            )
-        )
-        lists.append(Publish(user, value))
-    return lists
-
-
-def _count(
-    batch: Batch, fresh: int, folded: Sequence[Folded], ranked: Sequence[Sequence[ranking.RankedItem]]
-) -> Counts:
+def _count(batch: Batch, fresh: int, folded: Sequence[Folded]) -> Counts:
     return Counts(
         records=batch.records,
         folded=fresh,
@@ -292,5 +202,4 @@ def _count(
         erased=sum(outcome.erased for outcome in folded),
         erasures=len(batch.erasures),
         unknown_items=sum(outcome.unknown for outcome in folded),
-        popularity_lists=sum(bool(items) and items[0].source == "popularity" for items in ranked),
     )

@@ -1,7 +1,6 @@
 """From interest vectors to ranked lists: fuse the sources, filter, explain, and encode."""
 
 import math
-from array import array
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -18,9 +17,9 @@ from operators.defaults import REPEAT_WEIGHT
 from operators.explaining import because
 from operators.fusion import SOURCES, CoVisitationWeights, Fused, repeats, with_bonuses
 from operators.interest import OUT_OF_VOCABULARY, Encoder
-from operators.kernels import newest_first
 from operators.reranking import NO_CATEGORY, reshaped
-from operators.state import UserState
+from operators.state import ids_of
+from operators.tastes import Tastes
 
 __all__ = [
     "NO_CATEGORIES",
@@ -96,7 +95,7 @@ encode_list = msgspec.json.Encoder().encode
 
 
 def rank(
-    states: Sequence[UserState],
+    tastes: Tastes,
     popular: Sequence[PopularItems],
     encoder: Encoder,
     policy: Policy,
@@ -112,17 +111,20 @@ def rank(
     leave short is filled with popular items.
 
     Args:
+        tastes: of the users, with the rows of this encoder.
         popular: of each user's partition, as of its last event.
         withdrawn: item ids that no list may hold; the encoder was told of them by ``set_rule``.
         categories: of items, for ``category_items_max``; popular items that fill a short list are not capped.
         companions: of the users, where the policy has weights for co-visitation.
     """
-    known = [n for n, state in enumerate(states) if state.known_count > 0]
-    lists: list[list[RankedItem]] = [[] for _ in states]
+    known = [n for n, is_known in enumerate(tastes.is_known) if is_known]
+    lists: list[list[RankedItem]] = [[] for _ in tastes.is_known]
     for start in range(0, len(known), limits.score_batch_lists):
         part = known[start : start + limits.score_batch_lists]
         of_part = _encoder_lists(
-            [states[n] for n in part],
+            # A user with a known event was encoded, so there is a vector.
+            np.stack([vector for n in part if (vector := tastes.vectors[n]) is not None]),
+            tastes.recent[part],
             encoder,
             policy,
             withdrawn,
@@ -135,12 +137,12 @@ def rank(
         if companions is not None and not items:
             items.extend(_followers(companions, n, policy, withdrawn))
         if len(items) < policy.list_items:
-            _fill(items, states[n], popular[n], policy, withdrawn)
+            _fill(items, tastes.item_ids[n], popular[n], policy, withdrawn)
     return lists
 
 
 def rank_without_encoder(
-    states: Sequence[UserState],
+    tastes: Tastes,
     popular: Sequence[PopularItems],
     policy: Policy,
     withdrawn: Container[str],
@@ -155,20 +157,20 @@ def rank_without_encoder(
     if companions is not None and policy.covisitation is not None and policy.covisitation.weight > 0:
         followed = companions.with_bonuses(policy.covisitation)
     lists: list[list[RankedItem]] = []
-    for n, (state, popular_items) in enumerate(zip(states, popular, strict=True)):
-        items = _of_bonuses(state, followed.of_user(n) if followed else [], policy, withdrawn)
+    for n, (history, popular_items) in enumerate(zip(tastes.item_ids, popular, strict=True)):
+        items = _of_bonuses(history, followed.of_user(n) if followed else [], policy, withdrawn)
         if len(items) < policy.list_items:
-            _fill(items, state, popular_items, policy, withdrawn)
+            _fill(items, history, popular_items, policy, withdrawn)
         lists.append(items)
     return lists
 
 
 def _of_bonuses(
-    state: UserState, followers: Iterable[tuple[str, float, str]], policy: Policy, withdrawn: Container[str]
+    history: bytes, followers: Iterable[tuple[str, float, str]], policy: Policy, withdrawn: Container[str]
 ) -> list[RankedItem]:
     """The best by the user's own counts and the bonuses of followers; of equal ones what the user took last."""
     repeated = policy.seen_items == "keep" and policy.repeat_weight > 0
-    counts: Counter[str] = Counter(reversed(state.history_items)) if repeated else Counter()
+    counts: Counter[str] = Counter(reversed(ids_of(history))) if repeated else Counter()
     followed = {item_id: (bonus, cause) for item_id, bonus, cause in followers}
     # Only co-visitation changes the order of own counts, so that any other of the best is among the best of those.
     likely = [item_id for item_id in sorted(counts, key=counts.__getitem__, reverse=True) if item_id not in withdrawn]
@@ -186,23 +188,21 @@ def _of_bonuses(
 
 
 def _encoder_lists(
-    states: Sequence[UserState],
+    vectors: NDArray[np.float32],
+    recent: NDArray[np.int64],
     encoder: Encoder,
     policy: Policy,
     withdrawn: Container[str],
     categories: Mapping[str, str],
     companions: BatchCompanions | None,
 ) -> list[list[RankedItem]]:
-    # A state with a known event was encoded, so it has a vector.
-    vectors = np.stack([state.vector for state in states if state.vector is not None])
     drop = policy.seen_items == "drop"
     weight = 0.0 if drop else policy.repeat_weight
     shaped = policy.diversity > 0 or policy.category_items_max > 0
     count = max(policy.list_items, limits.reshaped_candidates_max) if shaped else policy.list_items
     scores, rows = encoder.top_k(vectors, count + (limits.history_events_max if drop else 0))
-    recent = _recent_rows(states, encoder, limits.history_events_max if weight else limits.explained_events_max)
     if drop:
-        scores, rows = _without_seen(scores, rows, states, encoder, count)
+        scores, rows = _without_seen(scores, rows, recent, count)
     bonuses = repeats(recent, weight) if weight else None
     followed = None
     if companions is not None and policy.covisitation is not None:
@@ -250,12 +250,11 @@ def _names(rows: NDArray[np.int64], encoder: Encoder, followed: Followed | None)
 def _without_seen(
     scores: NDArray[np.float32],
     rows: NDArray[np.int64],
-    states: Sequence[UserState],
-    encoder: Encoder,
+    recent: NDArray[np.int64],
     count: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     # Asking for `history_events_max` more than a list holds leaves `count` unseen ones whatever was seen.
-    seen = [set(_rows_of(state, encoder)) for state in states]
+    seen = [set(of_user) for of_user in recent.tolist()]
     known = [[row in seen[n] for row in candidates] for n, candidates in enumerate(rows.tolist())]
     scores = np.where(known, np.float32(-np.inf), scores)
     places = np.argsort(-scores, axis=1, kind="stable")[:, :count]
@@ -280,21 +279,6 @@ def _shaped(
     return Fused(scores, *(np.take_along_axis(column, places, 1) for column in best[1:]))
 
 
-def _rows_of(state: UserState, encoder: Encoder) -> "array[int]":
-    """Rows of the history's items, oldest first; looked up once while the state is cached."""
-    if state.rows is None:
-        state.rows = array("q", encoder.rows_of(state.history_items))
-    return state.rows
-
-
-def _recent_rows(states: Sequence[UserState], encoder: Encoder, events: int) -> NDArray[np.int64]:
-    """(B, H) rows of the newest events of each user, newest first, filled with row 0."""
-    histories = [_rows_of(state, encoder) for state in states]
-    recent = np.empty((len(states), min(events, max(map(len, histories)))), np.int64)
-    newest_first(histories, recent)
-    return recent
-
-
 def _followers(companions: BatchCompanions, user: int, policy: Policy, withdrawn: Container[str]) -> list[RankedItem]:
     """A list of co-visitation alone, for a user whom the encoder does not know."""
     items: list[RankedItem] = []
@@ -306,11 +290,11 @@ def _followers(companions: BatchCompanions, user: int, policy: Policy, withdrawn
 
 
 def _fill(
-    items: list[RankedItem], state: UserState, popular: PopularItems, policy: Policy, withdrawn: Container[str]
+    items: list[RankedItem], history: bytes, popular: PopularItems, policy: Policy, withdrawn: Container[str]
 ) -> None:
     taken = {item.item_id for item in items}
     if policy.seen_items == "drop":
-        taken.update(state.history_items)
+        taken.update(ids_of(history))
     missing = policy.list_items - len(items)
     likely = popular.top(missing + len(taken) + limits.explained_events_max, withdrawn)
     chosen = [(item, share) for item, share in likely if item not in taken][:missing]

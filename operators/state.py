@@ -13,7 +13,7 @@ from operators import limits
 from operators.columns import Columns
 from operators.events import Event
 
-__all__ = ["SCHEMA_VERSION", "SOURCE_SLOTS", "Past", "StateError", "UserState", "decode", "encode"]
+__all__ = ["SCHEMA_VERSION", "SOURCE_SLOTS", "Past", "StateError", "UserState", "decode", "encode", "ids_of"]
 
 SCHEMA_VERSION: Final = 1
 SCHEMA_VERSION_ERASED: Final = 2
@@ -136,7 +136,7 @@ class UserState:
     @property
     def history_items(self) -> list[str]:
         """Item ids of the history, oldest first."""
-        return self.item_ids.decode().split("\x00") if self.types else []
+        return ids_of(self.item_ids)
 
     def newest_items(self, count: int) -> list[str]:
         """Item ids of the newest ``count`` events of the history, oldest first."""
@@ -191,6 +191,11 @@ class UserState:
         if len(items) > limits.history_events_max:
             del items[0], self.types[0], self.times_ms[0], self.fingerprints[0]
         self.item_ids = "\x00".join(items).encode()
+
+
+def ids_of(item_ids: bytes) -> list[str]:
+    """The ids that are joined in ``UserState.item_ids``."""
+    return item_ids.decode().split("\x00") if item_ids else []
 
 
 def encode(state: UserState) -> bytes:

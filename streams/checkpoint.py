@@ -12,8 +12,8 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
 from operators.batches import DeadLetter
+from operators.effects import Effects, Erase
 from operators.events import JSON_HEADERS
-from operators.process import Effects, Erase
 from streams.dead_letters import headers_of, key_of, value_of
 from streams.store import StateStore
 

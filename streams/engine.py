@@ -1,7 +1,7 @@
 """The engine: gathers chunks of all partitions, runs them through the core as one batch, and settles them.
 
-One batch is computed in a thread while those before it are delivered and stored: a broker that pauses for a moment
-does not hold up the core.
+The states of one batch are updated in a thread while a second one makes the lists of the batch before, and those
+before that are delivered and stored: a broker that pauses for a moment does not hold up the core.
 An error anywhere ends the worker; nothing of the batch is acknowledged.
 """
 
@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 
 from operators import limits
 from operators.batches import Chunk, UserKey, decode_chunks
+from operators.effects import NO_EFFECTS, Effects
 from operators.interest import Encoder
+from operators.lists import Updated, make_lists
 from operators.privacy import Pseudonyms
-from operators.process import NO_EFFECTS, Effects, process_batch
+from operators.process import update_states
 from operators.ranking import Policy
 from streams.catalog import Catalog
 from streams.checkpoint import Checkpoint, Settlement
@@ -36,15 +38,20 @@ __all__ = ["DrainError", "Engine"]
 _ALIGN_POLL_S: Final = 0.01
 
 
-class _Work(NamedTuple):
-    effects: Effects
+class _Begun(NamedTuple):
     snapshots: list[tuple[int, bytes, bytes]]
     begun_ms: int
     appended_ms: NDArray[np.int64]
-    seconds: dict[str, float]
+    clock: "_Stages"
 
 
-_Computed = tuple[list[Intake], "asyncio.Future[_Work]"]
+class _Work(NamedTuple):
+    effects: Effects
+    begun: _Begun
+
+
+_Computed = tuple[list[Intake], "asyncio.Future[Future[_Work]]"]
+"""Chunks, and the lists that are made of them once the states are updated."""
 
 
 class DrainError(RuntimeError):
@@ -60,7 +67,7 @@ class DrainError(RuntimeError):
 
 
 class Engine:
-    """Batches for the core. All methods run on the event loop; the core runs in the engine's own thread."""
+    """Batches for the core. All methods run on the event loop; the core runs in the engine's own two threads."""
 
     def __init__(
         self,
@@ -89,7 +96,8 @@ class Engine:
         self._pseudonyms = pseudonyms
         self._batch_events_max = batch_events_max
         self._yield_after_ms = 1000 * yield_after_s if yield_after_s else None
-        self._thread = ThreadPoolExecutor(1, "headwater-core")
+        self._core = ThreadPoolExecutor(1, "headwater-core")
+        self._lists = ThreadPoolExecutor(1, "headwater-lists")
         self._queue = IntakeQueue(source)
         self._changed = asyncio.Condition()
         self._in_work = 0
@@ -118,7 +126,8 @@ class Engine:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._core.shutdown(wait=True, cancel_futures=True)
+        self._lists.shutdown(wait=True, cancel_futures=True)
 
     async def submit(self, intake: Intake) -> None:
         """Queue a chunk; its source partition is paused while it has too much in the queue."""
@@ -155,7 +164,7 @@ class Engine:
         try:
             while not self.failed.done():
                 intakes, result = await computed.get()
-                work = await result
+                work = await asyncio.wrap_future(await result)
                 if len(settling) == limits.settling_batches_max:
                     await settling.popleft()
                 self._computing -= 1
@@ -177,7 +186,7 @@ class Engine:
             while not self.failed.done():
                 intakes = await self._gather()
                 chunks = [intake.chunk for intake in intakes]
-                work = loop.run_in_executor(self._thread, self._compute, chunks)
+                work = loop.run_in_executor(self._core, self._update, chunks)
                 computed.put_nowait((intakes, work))
         except Exception as error:
             await self._fail(error)
@@ -217,7 +226,8 @@ class Engine:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._changed.wait(), _ALIGN_POLL_S)
 
-    def _compute(self, chunks: Sequence[Chunk]) -> _Work:
+    def _update(self, chunks: Sequence[Chunk]) -> Future[_Work]:
+        """Runs in the core's thread; what it gives is made in that of the lists, batch after batch."""
         clock, begun_ms = _Stages(), now_ms()
         batch = decode_chunks(chunks, begun_ms, self._pseudonyms)
         appended_ms = np.concatenate([chunk.records.timestamps_ms for chunk in chunks])
@@ -229,43 +239,58 @@ class Engine:
         rejected_in = {letter.partition for letter in batch.dead_letters}
         partitions = {user.partition for user in touched} | rejected_in
         popularity, covisitation = self._states.popularity(partitions), self._states.covisitation(partitions)
-        self._catalog.apply(self._encoder)
         clock.mark("load")
-        effects = process_batch(
+        updated = update_states(
             batch,
             states,
             popularity,
             self._encoder,
+            topics=self._topics,
+            now_ms=begun_ms,
+            covisitation=covisitation,
+            drops_seen=self._policy.seen_items == "drop",
+            mark=clock.mark,
+        )
+        snapshots = self._states.due_snapshots(limits.popularity_checkpoint_events)
+        clock.mark("states")
+        return self._lists.submit(self._make_lists, updated, _Begun(snapshots, begun_ms, appended_ms, clock))
+
+    def _make_lists(self, updated: Updated, begun: _Begun) -> _Work:
+        """Runs in the thread of the lists, the only one that knows the rules of the catalogue."""
+        begun.clock.mark("wait")
+        self._catalog.apply(self._encoder)
+        waited_ms = _waited_ms(begun.appended_ms, begun.begun_ms)
+        effects = make_lists(
+            updated,
+            self._encoder,
             self._policy,
             topics=self._topics,
             withdrawn=self._catalog.withdrawn,
+            now_ms=begun.begun_ms,
             categories=self._catalog.categories,
-            now_ms=begun_ms,
-            covisitation=covisitation,
-            yields=self._yield_after_ms is not None and _waited_ms(appended_ms, begun_ms) > self._yield_after_ms,
-            mark=clock.mark,
+            yields=self._yield_after_ms is not None and waited_ms > self._yield_after_ms,
+            mark=begun.clock.mark,
         )
         if self._pseudonyms is not None:
             effects = effects._replace(dead_letters=[withheld(letter) for letter in effects.dead_letters])
-        snapshots = self._states.due_snapshots(limits.popularity_checkpoint_events)
-        return _Work(effects, snapshots, begun_ms, appended_ms, clock.seconds)
+        return _Work(effects, begun)
 
     async def _settle(self, intakes: Sequence[Intake], work: _Work, before: "asyncio.Task[None] | None") -> None:
-        started = time.perf_counter()
+        started, (effects, begun) = time.perf_counter(), work
         offsets: dict[Any, int] = {}
         for intake in intakes:
             offsets[intake.tp] = max(intake.chunk.records.last_offset + 1, offsets.get(intake.tp, 0))
         self._generation = intakes[0].generation
         try:
-            await self._checkpoint.settle(Settlement(work.effects, work.snapshots, offsets, self._generation), before)
+            await self._checkpoint.settle(Settlement(effects, begun.snapshots, offsets, self._generation), before)
         except Exception as error:
             await self._fail(error)
             raise
-        self._erased.extend((erase.user, erase.next_offset) for erase in work.effects.erasures)
-        seconds = {**work.seconds, "settle": time.perf_counter() - started}
-        self._metrics.batch(work.effects.counts, len(work.effects.lists), seconds)
-        self._metrics.ages(work.appended_ms, work.begun_ms, now_ms())
-        counts = work.effects.counts
+        self._erased.extend((erase.user, erase.next_offset) for erase in effects.erasures)
+        seconds = {**begun.clock.seconds, "settle": time.perf_counter() - started}
+        self._metrics.batch(effects.counts, len(effects.lists), seconds)
+        self._metrics.ages(begun.appended_ms, begun.begun_ms, now_ms())
+        counts = effects.counts
         self._metrics.gauges["degraded"] = counts.degraded_lists > counts.yielded_lists
         async with self._changed:
             self._in_work -= 1

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from operators.process import Counts
+from operators.effects import Counts
 
 __all__ = ["Metrics"]
 

@@ -10,6 +10,7 @@ __all__ = ["ProcessorTime"]
 _THREADS: Final = {
     "MainThread": "loop",
     "headwater-core_0": "core",
+    "headwater-lists_0": "lists",
     "headwater-store_0": "store",
 }
 """The threads that live as long as the worker does: the clock of one that has ended must not be asked for."""

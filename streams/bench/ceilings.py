@@ -13,9 +13,10 @@ from models.runtime import OnnxEncoder
 from operators import limits
 from operators.batches import Chunk, UserKey, decode_chunks
 from operators.candidates.popularity import Popularity
+from operators.effects import Effects
 from operators.events import JSON_HEADERS
 from operators.interest import EVENT_TYPES, Job, PackedJobs, pack_jobs
-from operators.process import Effects, process_batch
+from operators.process import process_batch
 from operators.ranking import Policy
 from operators.state import UserState
 from streams.bench.lab import PURCHASE, Backlog, Lab, batches_of

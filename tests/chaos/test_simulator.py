@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from operators.columns import Columns
+from operators.effects import Effects
 from operators.fold import Folded, fold_all
 from operators.interest import Encoder
-from operators.process import Effects, process_batch
+from operators.process import process_batch
 from operators.state import UserState
 from streams.checkpoint import Settlement
 from streams.states import States

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from operators.batches import Chunk, decode_chunks
-from operators.process import NO_EFFECTS, process_batch
+from operators.effects import NO_EFFECTS
+from operators.process import process_batch
 from operators.ranking import Policy
 from streams.checkpoint import Settlement, Targets
 from streams.dead_letters import headers_of, value_of

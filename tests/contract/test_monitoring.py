@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from operators.process import Counts
+from operators.effects import Counts
 from streams.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]

@@ -14,6 +14,7 @@ from infra.broker.probe import claim_port
 from models.runtime import DEFAULT_ARTEFACT, OnnxEncoder
 from operators.candidates.popularity import Popularity
 from operators.ranking import rank
+from operators.tastes import Tastes
 from streams.policy import policy_of
 from streams.settings import Settings
 from tests.integration.bad_records import KINDS, make_bad_records
@@ -101,13 +102,9 @@ def test_the_last_list_of_a_user_is_made_of_all_events(stream: Stream) -> None:
     users = sorted(states)
     assert users == sorted(lists)
     policy = policy_of(msgspec.structs.replace(worker, explain=False), None)
-    ranked = rank(
-        [states[user] for user in users],
-        [Popularity()] * len(users),
-        OnnxEncoder(DEFAULT_ARTEFACT, providers="cpu"),
-        policy,
-        frozenset(),
-    )
+    encoder = OnnxEncoder(DEFAULT_ARTEFACT, providers="cpu")
+    tastes = Tastes.of([states[user] for user in users], encoder)
+    ranked = rank(tastes, [Popularity()] * len(users), encoder, policy, frozenset())
     for user, items in zip(users, ranked, strict=True):
         assert [item["item_id"] for item in lists[user]["items"]] == [item.item_id for item in items], user
 

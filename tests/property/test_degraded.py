@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from operators import limits
 from operators.batches import UserKey, decode_chunks
 from operators.candidates.popularity import Popularity
+from operators.effects import Effects
 from operators.interest import EncoderError
-from operators.process import Effects, process_batch
+from operators.process import process_batch
 from operators.ranking import Policy
 from operators.state import UserState, decode, encode
 from tests.fakes import NOW_MS, TOPICS, FakeEncoder, chunk, items, record

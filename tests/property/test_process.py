@@ -5,7 +5,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -16,9 +16,11 @@ from operators import limits, state
 from operators.batches import Chunk, UserKey, decode_chunks
 from operators.candidates.live_covisitation import LiveCoVisitation
 from operators.candidates.popularity import Popularity
+from operators.effects import Effects
 from operators.fusion import CoVisitationWeights
+from operators.lists import Updated, make_lists
 from operators.partition import partition_of
-from operators.process import Effects, process_batch
+from operators.process import process_batch, update_states
 from operators.ranking import Policy
 from operators.state import UserState
 from tests.fakes import NOW_MS, TOPICS, FakeEncoder, FakeRecord, chunk, full_pass, items, record
@@ -35,9 +37,9 @@ NEW_ITEMS = [f"new-{n}" for n in range(12)]
 class Core:
     """The core with its states in dictionaries."""
 
-    def __init__(self, covisitation: CoVisitationWeights | None = None) -> None:
-        self.encoder = FakeEncoder(items(40))
-        self.policy = Policy(list_items=5, covisitation=covisitation)
+    def __init__(self, policy: Policy | None = None, known_items: int = 40) -> None:
+        self.encoder = FakeEncoder(items(known_items))
+        self.policy = policy or Policy(list_items=5)
         self.followed: defaultdict[int, LiveCoVisitation] = defaultdict(LiveCoVisitation)
         self.states: defaultdict[UserKey, UserState] = defaultdict(UserState)
         self.popularity: defaultdict[int, Popularity] = defaultdict(Popularity)
@@ -54,6 +56,24 @@ class Core:
             withdrawn=frozenset(),
             now_ms=NOW_MS,
             covisitation=self.followed if self.policy.covisitation else None,
+        )
+
+    def update(self, chunks: Sequence[Chunk]) -> Updated:
+        batch = decode_chunks(chunks, NOW_MS)
+        return update_states(
+            batch,
+            {user: self.states[user] for user in batch.users},
+            {user.partition: self.popularity[user.partition] for user in batch.users},
+            self.encoder,
+            topics=TOPICS,
+            now_ms=NOW_MS,
+            covisitation=self.followed if self.policy.covisitation else None,
+            drops_seen=self.policy.seen_items == "drop",
+        )
+
+    def lists(self, updated: Updated) -> Effects:
+        return make_lists(
+            updated, self.encoder, self.policy, topics=TOPICS, withdrawn=frozenset(), now_ms=NOW_MS, mark=str
         )
 
     def values(self) -> dict[UserKey, bytes]:
@@ -199,6 +219,25 @@ def test_the_same_batches_give_the_same_bytes(seed: int, users: int, sizes: list
     assert first.values() == second.values()
 
 
+@settings(max_examples=20)
+@given(
+    st.integers(0, 2**32),
+    st.integers(1, 40),
+    st.lists(st.integers(1, 300), min_size=2, max_size=5),
+    st.sampled_from(["keep", "drop"]),
+    st.booleans(),
+)
+def test_lists_are_of_their_moment_whatever_is_folded_before_they_are_made(
+    seed: int, users: int, sizes: list[int], seen_items: Literal["keep", "drop"], follows: bool
+) -> None:
+    producer, weights = Producer(seed, users), CoVisitationWeights(weight=1.0, scale=100.0, new_items=0.0)
+    policy = Policy(list_items=5, seen_items=seen_items, covisitation=weights if follows else None)
+    batches = [producer.chunks(size, bad_share=0.1) for size in sizes]
+    at_once, later = (Core(policy, known_items=3) for _ in range(2))  # too few for a list: popular ones fill it
+    updated = [later.update(chunks) for chunks in batches]
+    assert [later.lists(one) for one in updated] == [at_once.run(chunks) for chunks in batches]
+
+
 def in_batches(rows: Sequence[tuple[int, int, FakeRecord]], places: Sequence[int]) -> Iterator[list[Chunk]]:
     """Records in event-time order as batches: within one, the records of a partition are together."""
     for a, b in pairwise([0, *sorted(min(place, len(rows)) for place in places), len(rows)]):
@@ -245,7 +284,7 @@ def test_the_same_events_give_the_same_last_lists_in_any_batches(seed: int, foll
     cuts = sorted(rng.sample(range(len(chunks)), min(5, len(chunks))))
     answers: list[dict[UserKey, bytes]] = []
     for bounds in ([0, len(chunks)], [0, *cuts, len(chunks)], [*range(len(chunks) + 1)]):
-        core = Core(weights)
+        core = Core(Policy(list_items=5, covisitation=weights))
         lists: dict[UserKey, bytes] = {}
         for start, end in pairwise(bounds):
             for published in core.run(chunks[start:end]).lists if start < end else ():

@@ -14,6 +14,7 @@ from operators.fusion import CoVisitationWeights
 from operators.interest import refresh
 from operators.ranking import Policy, RankedItem, rank
 from operators.state import UserState
+from operators.tastes import Tastes
 from tests.fakes import FakeEncoder, event, items
 
 CATALOGUE = items(90)
@@ -144,7 +145,8 @@ def test_equals_brute_force(
         world.encoder.set_rule(item, False, 0.0)
     states = [state_of(world.encoder, history) for history in histories]
     companions = companions_of(followed, histories) if policy.covisitation else None
-    lists = rank(states, [world.popular] * len(states), world.encoder, policy, withdrawn, companions=companions)
+    tastes, popular = Tastes.of(states, world.encoder), [world.popular] * len(states)
+    lists = rank(tastes, popular, world.encoder, policy, withdrawn, companions=companions)
     assert len(lists) == len(histories)
     for listed, state, history, names in zip(lists, states, histories, followed, strict=True):
         assert [(item.item_id, item.source) for item in listed] == brute_force(world, state, history, names)
@@ -159,6 +161,7 @@ def test_a_new_item_that_is_withdrawn_stands_in_no_list() -> None:
         states = [state_of(world.encoder, history)]
         companions = companions_of([[OUTSIDE[0], OUTSIDE[1]]], [history])
         for withdrawn, expected in ((set[str](), OUTSIDE[:2]), ({OUTSIDE[0]}, OUTSIDE[1:2])):
-            (listed,) = rank(states, [world.popular], world.encoder, policy, withdrawn, companions=companions)
+            tastes = Tastes.of(states, world.encoder)
+            (listed,) = rank(tastes, [world.popular], world.encoder, policy, withdrawn, companions=companions)
             found = [item.item_id for item in listed if item.source == "co-visitation"]
             assert [item for item in found if item in OUTSIDE] == expected

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from operators.batches import Chunk
-from operators.process import Effects
+from operators.effects import Effects
 from operators.ranking import Policy
 from streams.catalog import Catalog
 from streams.checkpoint import Settlement

@@ -13,8 +13,8 @@ from faust.types import TP
 
 from operators import limits
 from operators.batches import DeadLetter, UserKey
+from operators.effects import Counts, Effects, Erase, Publish, PutState
 from operators.events import Rejected
-from operators.process import Counts, Effects, Erase, Publish, PutState
 from streams.checkpoint import Checkpoint, Settlement, Targets
 from tests.fakes import FakeRecord
 

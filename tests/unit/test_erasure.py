@@ -9,9 +9,10 @@ import pytest
 from operators import state
 from operators.batches import Chunk, UserKey, decode_chunks
 from operators.candidates.popularity import Popularity
+from operators.effects import Effects
 from operators.erasure import ERASURE, ErasureRequest, decode_erasure, digest_of, husk_key
 from operators.events import Rejected
-from operators.process import Effects, process_batch
+from operators.process import process_batch
 from operators.ranking import Policy
 from operators.state import UserState
 from tests.fakes import NOW_MS, FakeEncoder, FakeRecord, chunk, items, record

@@ -23,6 +23,8 @@ class Failing(FakeEncoder):
         self.is_broken = set(is_broken)
         self.error = error
         self.reopened = self.calls = 0
+        self.meanwhile: Callable[[], object] | None = None
+        """Done once within the next step: what another thread does at the same time."""
 
     def _may_fail(self) -> None:
         self.calls += 1
@@ -30,7 +32,12 @@ class Failing(FakeEncoder):
             raise self.error(f"no {self.device}")
 
     def advance(self, packed: PackedJobs) -> Any:
-        self._may_fail()
+        device = self.device
+        if self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            meanwhile()
+        if device in self.is_broken:
+            raise self.error(f"no {device}")
         return super().advance(packed)
 
     def top_k(self, vectors: Any, k: int) -> Any:
@@ -135,6 +142,33 @@ def test_it_is_tried_again_after_longer_and_longer_waits_with_sessions_made_anew
     reopened = inner.reopened
     encoder.top_k(VECTORS, 3)
     assert inner.reopened == reopened
+
+
+def test_two_threads_that_lose_the_gpu_at_once_both_go_on_on_the_cpu(caplog: pytest.LogCaptureFixture) -> None:
+    inner = Failing(on_gpu=True, is_broken=["gpu"])
+    encoder = FailoverEncoder(inner, Clock())
+    inner.meanwhile = lambda: CALLS["top_k"](encoder)
+    vectors = CALLS["advance"](encoder)[1]
+    assert np.array_equal(vectors, CALLS["advance"](FailoverEncoder(Failing(), Clock()))[1])
+    assert (inner.device, encoder.is_down) == ("cpu", False)
+    assert len(caplog.records) == 1, "it fell back twice"
+
+
+def test_a_call_that_began_before_another_failed_does_not_end_the_wait() -> None:
+    inner = Failing()
+    encoder = FailoverEncoder(inner, Clock())
+
+    def fail() -> None:
+        inner.is_broken.add("cpu")
+        with pytest.raises(EncoderError, match="no cpu"):
+            CALLS["top_k"](encoder)
+        inner.is_broken.clear()
+
+    inner.meanwhile = fail
+    CALLS["advance"](encoder)
+    assert encoder.is_down
+    with pytest.raises(EncoderError, match="is down"):
+        CALLS["advance"](encoder)
 
 
 def test_what_needs_no_session_goes_on_while_it_is_down() -> None:

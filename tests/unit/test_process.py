@@ -8,7 +8,8 @@ import msgspec
 from operators import state
 from operators.batches import Chunk, UserKey, decode_chunks
 from operators.candidates.popularity import Popularity
-from operators.process import Counts, Effects, process_batch
+from operators.effects import Counts, Effects
+from operators.process import process_batch
 from operators.ranking import Policy
 from operators.records import PackedRecord
 from operators.state import UserState

@@ -1,9 +1,12 @@
 """Lists, case by case; tests/property/test_ranking.py holds them against brute force."""
 
+from collections.abc import Container, Sequence
+from typing import Any
+
 import msgspec
 import numpy as np
 
-from operators import limits
+from operators import limits, ranking
 from operators.candidates.live_covisitation import Companions
 from operators.candidates.popularity import PopularItems
 from operators.companions import BatchCompanions
@@ -17,10 +20,9 @@ from operators.ranking import (
     RankedItem,
     RecommendationList,
     encode_list,
-    rank,
-    rank_without_encoder,
 )
 from operators.state import UserState
+from operators.tastes import Tastes
 from tests.fakes import FakeEncoder, event, items
 
 NONE = frozenset[str]()
@@ -41,6 +43,21 @@ def state_of(encoder: FakeEncoder, *history: str) -> UserState:
 
 def popular(*ordered: str) -> PopularItems:
     return PopularItems(1, {item: float(count) for count, item in enumerate(reversed(ordered), 1)})
+
+
+def rank(
+    states: Sequence[UserState],
+    popular: Any,
+    encoder: FakeEncoder,
+    policy: Policy,
+    withdrawn: Container[str],
+    *rest: Any,
+) -> list[list[RankedItem]]:
+    return ranking.rank(Tastes.of(states, encoder), popular, encoder, policy, withdrawn, *rest)
+
+
+def rank_without_encoder(states: Sequence[UserState], *rest: Any) -> list[list[RankedItem]]:
+    return ranking.rank_without_encoder(Tastes.of(states, FakeEncoder(items(3))), *rest)
 
 
 def ids(listed: list[RankedItem]) -> list[str]:

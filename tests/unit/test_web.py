@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from operators.process import Counts
+from operators.effects import Counts
 from streams.metrics import Metrics
 from streams.web import WebServer
 

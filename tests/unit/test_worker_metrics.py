@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from operators.process import Counts
+from operators.effects import Counts
 from streams.metrics import Metrics
 from streams.processor import ProcessorTime
 
@@ -102,7 +102,7 @@ def test_processor_time_by_thread() -> None:
     after = processor.seconds()
     hold.set()
     thread.join()
-    assert list(after) == ["loop", "core", "store", "others"]
+    assert list(after) == ["loop", "core", "lists", "store", "others"]
     assert after["core"] - before["core"] >= 0.2
     assert after["store"] == before["store"] == 0
     assert sum(after.values()) - sum(before.values()) >= 0.2

@@ -1,0 +1,136 @@
+"""The lists of a batch whose states are written: ranked, explained by their causes, and as bytes."""
+
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import NamedTuple
+
+from operators.batches import Batch, UserKey
+from operators.candidates.popularity import PopularItems
+from operators.companions import BatchCompanions
+from operators.effects import Counts, Effects, Erase, Publish, PutState
+from operators.interest import Encoder, EncoderError
+from operators.ranking import (
+    NO_CATEGORIES,
+    Cause,
+    Policy,
+    RankedItem,
+    RecommendationList,
+    encode_list,
+    rank,
+    rank_without_encoder,
+)
+from operators.tastes import Tastes
+
+__all__ = ["Origin", "Updated", "make_lists"]
+
+
+class Origin(NamedTuple):
+    """What a list comes of."""
+
+    request_id: str
+    event_time_ms: int
+    causes: list[Cause]
+
+
+class Updated(NamedTuple):
+    """A batch whose states are updated, and all that its lists are made of. No later batch changes any of it."""
+
+    batch: Batch
+    left: list[UserKey]
+    """Users beyond those of the batch whom an erasure leaves something."""
+    origins_left: list[Origin]
+    """Of their lists."""
+    tastes: Tastes
+    """Of the users of the batch, then of those left."""
+    popular: list[PopularItems]
+    companions: BatchCompanions | None
+    is_encoded: bool
+    """False where the encoder failed: it owes these users their vectors."""
+    puts: list[PutState]
+    gone: frozenset[UserKey]
+    """Users of whom nothing is left: no state, no list."""
+    erasures: tuple[Erase, ...]
+    counts: Counts
+    """But for those of the lists."""
+
+
+def make_lists(
+    updated: Updated,
+    encoder: Encoder,
+    policy: Policy,
+    *,
+    topics: Sequence[str],
+    withdrawn: Set[str],
+    now_ms: int,
+    categories: Mapping[str, str] = NO_CATEGORIES,
+    yields: bool = False,
+    mark: Callable[[str], object],
+) -> Effects:
+    """One list per user, and with them all that the batch asks of the world. The arguments are ``process_batch``'s."""
+    ranked: list[list[RankedItem]] | None = None
+    fails = not updated.is_encoded
+    if updated.is_encoded and not yields:
+        try:
+            ranked = rank(updated.tastes, updated.popular, encoder, policy, withdrawn, categories, updated.companions)
+        except EncoderError:
+            fails = True
+    degraded = ranked is None
+    if ranked is None:
+        ranked = rank_without_encoder(updated.tastes, updated.popular, policy, withdrawn, updated.companions)
+    mark("rank")
+    users = [*updated.batch.users, *updated.left]
+    origins = [*_origins(updated.batch, topics), *updated.origins_left]
+    lists = _encode_lists(users, ranked, origins, encoder.version, policy, now_ms, degraded=degraded)
+    if updated.gone:
+        lists = [ranked_list for ranked_list in lists if ranked_list.user not in updated.gone]
+    counts = updated.counts._replace(
+        popularity_lists=sum(bool(items) and items[0].source == "popularity" for items in ranked),
+        degraded_lists=len(lists) if degraded else 0,
+        yielded_lists=len(lists) if yields and not fails else 0,
+    )
+    mark("lists")
+    return Effects(updated.puts, lists, updated.batch.dead_letters, counts, updated.erasures)
+
+
+def _origins(batch: Batch, topics: Sequence[str]) -> list[Origin]:
+    """Of each user with events: all of them."""
+    events, bounds = batch.events, batch.bounds
+    types: list[int] = events.types.tolist()
+    topic_of = [topics[event_type] for event_type in types]
+    offsets: list[int] = events.offsets.tolist()
+    times_ms: list[int] = events.times_ms.tolist()
+    origins: list[Origin] = []
+    for n, user in enumerate(batch.users):
+        places = range(bounds[n], bounds[n + 1])
+        last = places[-1]
+        causes = [Cause(topic_of[at], user.partition, offsets[at]) for at in places]
+        origins.append(Origin(f"{topic_of[last]}-{user.partition}-{offsets[last]}", times_ms[last], causes))
+    return origins
+
+
+def _encode_lists(
+    users: Sequence[UserKey],
+    ranked: Sequence[list[RankedItem]],
+    origins: Sequence[Origin],
+    model_version: str,
+    policy: Policy,
+    now_ms: int,
+    *,
+    degraded: bool,
+) -> list[Publish]:
+    lists: list[Publish] = []
+    for user, items, origin in zip(users, ranked, origins, strict=True):
+        value = encode_list(
+            RecommendationList(
+                request_id=origin.request_id,
+                user_id=user.key.decode(),
+                generated_at=now_ms,
+                event_time=origin.event_time_ms,
+                caused_by=origin.causes,
+                model_version=model_version,
+                variant=policy.variant,
+                degraded=degraded,
+                items=items,
+            )
+        )
+        lists.append(Publish(user, value))
+    return lists
