@@ -35,7 +35,7 @@ def content_rows(
             line[at] = max(len(at), 1) ** -0.5
         return found
 
-    rows = encoder.embeddings(np.array(encoder.rows_of(known), np.int64)).astype(np.float64)
+    rows = encoder.embeddings(encoder.rows_of(known)).astype(np.float64)
     mean = rows.mean(axis=0)
     given = features(known)
     doubt = _RIDGE * np.eye(len(names))

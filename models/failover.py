@@ -6,7 +6,7 @@ While it is down it says so by ``EncoderError`` and nothing is asked of it; who 
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol, TypeVar
 
 import numpy as np
@@ -68,7 +68,7 @@ class FailoverEncoder:
     def row_of(self, item_id: str) -> int:
         return self._inner.row_of(item_id)
 
-    def rows_of(self, item_ids: Iterable[str]) -> list[int]:
+    def rows_of(self, item_ids: Sequence[str]) -> NDArray[np.int64]:
         return self._inner.rows_of(item_ids)
 
     def scores_of(self, vectors: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -89,8 +89,8 @@ class LiveItems:
     def row_of(self, item_id: str) -> int:
         return self._encoder.row_of(item_id) or self._new_rows.get(item_id, OUT_OF_VOCABULARY)
 
-    def rows_of(self, item_ids: Iterable[str]) -> list[int]:
-        return [self.row_of(item_id) for item_id in item_ids]
+    def rows_of(self, item_ids: Sequence[str]) -> NDArray[np.int64]:
+        return np.array([self.row_of(item_id) for item_id in item_ids], np.int64)
 
     def items_at(self, rows: Iterable[int]) -> list[str]:
         given = list(rows)
@@ -150,7 +150,7 @@ class LiveItems:
 
     def neighbourhood(self, item_ids: Sequence[str]) -> NDArray[np.float32]:
         """(D,) decayed mean of the trained embeddings of the newest items, oldest first; zeros where none is known."""
-        rows = np.array(self._encoder.rows_of(item_ids[-NEIGHBOURS:])[::-1], np.int64)
+        rows = self._encoder.rows_of(item_ids[-NEIGHBOURS:])[::-1]
         weights = _NEIGHBOURS_DECAY ** np.arange(len(rows), dtype=np.float32) * (rows != OUT_OF_VOCABULARY)
         total = np.float32(weights.sum())
         return (weights @ self._encoder.embeddings(rows)) / total if total else np.zeros(self.vector_width, np.float32)

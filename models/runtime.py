@@ -5,7 +5,7 @@ import ctypes
 import importlib
 import io
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
@@ -30,7 +30,7 @@ from models.ranker import Ranker, run_bound
 from operators.explaining import mean_response
 from operators.fusion import Fusion
 from operators.interest import EVENT_TYPES, OUT_OF_VOCABULARY, PackedJobs
-from operators.kernels import dots, pair_dots
+from operators.kernels import dots, pair_dots, rows_in
 from operators.wire import UNDECODABLE
 
 __all__ = ["DEFAULT_ARTEFACT", "OnnxEncoder", "Providers", "open_session"]
@@ -131,9 +131,10 @@ class OnnxEncoder:
     def row_of(self, item_id: str) -> int:
         return self._row_of.get(item_id, OUT_OF_VOCABULARY)
 
-    def rows_of(self, item_ids: Iterable[str]) -> list[int]:
-        row_of = self._row_of.get
-        return [row_of(item_id, OUT_OF_VOCABULARY) for item_id in item_ids]
+    def rows_of(self, item_ids: Sequence[str]) -> NDArray[np.int64]:
+        rows = np.empty(len(item_ids), np.int64)
+        rows_in(self._row_of, list(item_ids), rows)
+        return rows
 
     def item_at(self, row: int) -> str:
         return self._items[row]

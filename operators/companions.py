@@ -37,10 +37,10 @@ class BatchCompanions(NamedTuple):
         """What the weights make of it for users whom the encoder knows."""
         rows = encoder.rows_of(self.item_ids)
         if weights.new_items is not None:
-            for place, item_id in enumerate(self.item_ids):
-                if rows[place] == OUT_OF_VOCABULARY and item_id not in withdrawn:
+            for place in np.flatnonzero(rows == OUT_OF_VOCABULARY).tolist():
+                if self.item_ids[place] not in withdrawn:
                     rows[place] = -place
-        of_slot = np.array(rows, np.int64)[self.found.slots]
+        of_slot = rows[self.found.slots]
         history = np.zeros(of_slot.shape, np.float32)
         return Followed(*self, weights, Bonuses(of_slot, history, _bonus(weights, self.found.shares)))
 

@@ -56,7 +56,7 @@ def exact_effects(
     The history is encoded anew without the event, the gap of the one behind it closed, and the vectors compared;
     where no event is left the vector is zero. This takes up to ``history_events_max`` squared steps.
     """
-    rows = np.array(encoder.rows_of(state.history_items), np.int64)
+    rows = encoder.rows_of(state.history_items)
     types, times_ms = np.array(state.history_types, np.int64), np.array(state.history_times_ms, np.int64)
     places = np.arange(len(rows))
     jobs: list[Job] = []

@@ -76,7 +76,7 @@ class _InOrder:
         following = self._fences.copy()
         np.maximum.at(following, (self._user_of, events.types), events.offsets + 1)
         self._following: list[list[int]] = following.tolist()
-        self._rows = np.array(encoder.rows_of(events.item_ids), np.int64)
+        self._rows = encoder.rows_of(events.item_ids)
         self._past = Past.of(events, self._rows)
         self._unknown: list[int] = np.add.reduceat(self._rows == OUT_OF_VOCABULARY, self._starts, dtype=int).tolist()
         self._gaps = self._gap_buckets()
@@ -148,7 +148,7 @@ def fold(state: UserState, events: Sequence[Event], encoder: Encoder) -> Folded:
     if job is not None:
         _note_steps(state, job, anew=anew)
         state.model_version = encoder.version
-    unknown = encoder.rows_of([event.item_id for event in fresh]).count(OUT_OF_VOCABULARY)
+    unknown = int(np.count_nonzero(encoder.rows_of(new.item_ids) == OUT_OF_VOCABULARY))
     return Folded(job, new, duplicates, late, unknown, erased)
 
 
@@ -237,7 +237,7 @@ class _Steps(NamedTuple):
         gaps_ms = np.diff(np.array(self.times_ms, np.int64), prepend=previous_ms or 0)
         if previous_ms is None:
             gaps_ms[0] = NO_GAP_MS
-        rows = np.array(encoder.rows_of(self.items), np.int64)
+        rows = encoder.rows_of(self.items)
         return Job(hidden, rows, np.array(self.types, np.int64), gap_buckets(gaps_ms))
 
 

@@ -104,8 +104,8 @@ class Encoder(Protocol):
         """Row of the item matrix, or ``OUT_OF_VOCABULARY``."""
         ...
 
-    def rows_of(self, item_ids: Iterable[str]) -> list[int]:
-        """``row_of`` of each item."""
+    def rows_of(self, item_ids: Sequence[str]) -> NDArray[np.int64]:
+        """``row_of`` of each item (n,)."""
         ...
 
     def advance(self, packed: PackedJobs) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -21,6 +21,26 @@ def add_decayed(
     """
     ...
 
+def values_of(weights: dict[str, float], values: NDArray[np.float64]) -> None:
+    """Write the values of a dictionary, in its order.
+
+    Raises:
+        ValueError: room for another number of values.
+    """
+    ...
+
+def keys_from(weights: dict[str, float], least: float) -> list[str]:
+    """The keys with values of at least so much, in the dictionary's order."""
+    ...
+
+def rows_in(row_of: dict[str, int], item_ids: list[str], rows: NDArray[np.int64]) -> None:
+    """Write the row of each item, 0 for those that have none.
+
+    Raises:
+        ValueError: room for another number of rows.
+    """
+    ...
+
 def any_known(
     fingerprints: NDArray[np.uint64],
     bounds: NDArray[np.int64],
@@ -84,5 +104,25 @@ def strongest(
         own: (H + 1,) what is added for a place's own events, by how many of them there are.
         causes: (B, k) set to the row of the event, 0 where there is none.
         greatest: (B, k) set to its effect, -inf where there is none.
+    """
+    ...
+
+def caused_by(
+    openings: list[bytes],
+    partitions: NDArray[np.int64],
+    types: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+    bounds: NDArray[np.int64],
+) -> list[bytes]:
+    """What each user's list is caused by, as JSON.
+
+    Args:
+        openings: of each type: the object of an event up to the number of its partition.
+        partitions: (U,) of the users.
+        types, offsets: (E,) of the events, user by user.
+        bounds: (U + 1,) the events of user n are those from ``bounds[n]`` up to ``bounds[n + 1]``.
+
+    Raises:
+        ValueError: bounds beyond the events, a type without an opening, or a negative number.
     """
     ...

@@ -2,10 +2,12 @@
 """Inner loops of the core for which numpy has no words, or only words that leave the cache."""
 
 from cpython cimport array
-from cpython.dict cimport PyDict_GetItem, PyDict_Size
+from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.dict cimport PyDict_GetItem, PyDict_Next, PyDict_Size
 from cpython.object cimport PyObject
 from libc.math cimport INFINITY, pow
 from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.string cimport memcpy
 
 
 def add_decayed(
@@ -41,6 +43,42 @@ def add_decayed(
             if PyDict_Size(weights) > items_max:
                 return at + 1
     return end
+
+
+def values_of(dict weights, double[::1] values):
+    """See ``kernels.pyi``."""
+    cdef Py_ssize_t place = 0, at = 0
+    cdef PyObject* value
+    if PyDict_Size(weights) != values.shape[0]:
+        raise ValueError("as many values as keys are wanted")
+    while PyDict_Next(weights, &place, NULL, &value):
+        values[at] = <object>value
+        at += 1
+
+
+def keys_from(dict weights, double least):
+    """See ``kernels.pyi``."""
+    cdef Py_ssize_t place = 0
+    cdef PyObject* key
+    cdef PyObject* value
+    cdef double weight
+    cdef list keys = []
+    while PyDict_Next(weights, &place, &key, &value):
+        weight = <object>value
+        if weight >= least:
+            keys.append(<object>key)
+    return keys
+
+
+def rows_in(dict row_of, list item_ids, int64_t[::1] rows):
+    """See ``kernels.pyi``."""
+    cdef Py_ssize_t at
+    cdef PyObject* row
+    if len(item_ids) != rows.shape[0]:
+        raise ValueError("as many rows as items are wanted")
+    for at in range(rows.shape[0]):
+        row = PyDict_GetItem(row_of, item_ids[at])
+        rows[at] = <object>row if row != NULL else 0
 
 
 def any_known(const uint64_t[::1] fingerprints, const int64_t[::1] bounds, list histories, uint8_t[::1] known):
@@ -191,3 +229,64 @@ def strongest(
                 if effect > best:
                     cause, best = recent[line, place], effect
             causes[line, at], greatest[line, at] = cause, best
+
+
+cdef inline char* _digits(char* at, uint64_t number) noexcept:
+    cdef char[20] reversed_digits
+    cdef int count = 0
+    while count == 0 or number:
+        reversed_digits[count] = <char>(c"0" + number % 10)
+        number //= 10
+        count += 1
+    while count:
+        count -= 1
+        at[0] = reversed_digits[count]
+        at += 1
+    return at
+
+
+cdef bytes _causes(
+    list openings, int64_t partition, const int64_t[::1] types, const int64_t[::1] offsets, Py_ssize_t start, Py_ssize_t end
+):
+    cdef Py_ssize_t at, room = 2
+    cdef bytes opening, written
+    cdef char* to
+    for at in range(start, end):
+        if not 0 <= types[at] < len(openings) or offsets[at] < 0:
+            raise ValueError("an event of no topic, or without an offset")
+        room += PyBytes_GET_SIZE(openings[types[at]]) + 52  # two numbers of twenty digits at most, and ,"offset":},
+    written = PyBytes_FromStringAndSize(NULL, room)
+    to = written
+    to[0] = c"["
+    to += 1
+    for at in range(start, end):
+        opening = openings[types[at]]
+        memcpy(to, <const char*>opening, PyBytes_GET_SIZE(opening))
+        to = _digits(to + PyBytes_GET_SIZE(opening), partition)
+        memcpy(to, b',"offset":', 10)
+        to = _digits(to + 10, offsets[at])
+        to[0], to[1] = c"}", c","
+        to += 2
+    if end > start:
+        to -= 1
+    to[0] = c"]"
+    return written[: to + 1 - <char*>written]
+
+
+def caused_by(
+    list openings,
+    const int64_t[::1] partitions,
+    const int64_t[::1] types,
+    const int64_t[::1] offsets,
+    const int64_t[::1] bounds,
+):
+    """See ``kernels.pyi``."""
+    cdef Py_ssize_t user
+    if bounds.shape[0] != partitions.shape[0] + 1 or types.shape[0] != offsets.shape[0]:
+        raise ValueError("columns of other lengths")
+    written = []
+    for user in range(partitions.shape[0]):
+        if not 0 <= bounds[user] <= bounds[user + 1] <= types.shape[0] or partitions[user] < 0:
+            raise ValueError("bounds of other events, or no partition")
+        written.append(_causes(openings, partitions[user], types, offsets, bounds[user], bounds[user + 1]))
+    return written

@@ -1,13 +1,17 @@
 """The lists of a batch whose states are written: ranked, explained by their causes, and as bytes."""
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import NamedTuple
+
+import msgspec
+import numpy as np
 
 from operators.batches import Batch, UserKey
 from operators.candidates.popularity import PopularItems
 from operators.companions import BatchCompanions
 from operators.effects import Counts, Effects, Erase, Publish, PutState
 from operators.interest import Encoder, EncoderError
+from operators.kernels import caused_by
 from operators.ranking import (
     NO_CATEGORIES,
     Cause,
@@ -28,7 +32,7 @@ class Origin(NamedTuple):
 
     request_id: str
     event_time_ms: int
-    causes: list[Cause]
+    causes: list[Cause] | msgspec.Raw
 
 
 class Updated(NamedTuple):
@@ -94,17 +98,18 @@ def make_lists(
 def _origins(batch: Batch, topics: Sequence[str]) -> list[Origin]:
     """Of each user with events: all of them."""
     events, bounds = batch.events, batch.bounds
-    types: list[int] = events.types.tolist()
-    topic_of = [topics[event_type] for event_type in types]
-    offsets: list[int] = events.offsets.tolist()
-    times_ms: list[int] = events.times_ms.tolist()
-    origins: list[Origin] = []
-    for n, user in enumerate(batch.users):
-        places = range(bounds[n], bounds[n + 1])
-        last = places[-1]
-        causes = [Cause(topic_of[at], user.partition, offsets[at]) for at in places]
-        origins.append(Origin(f"{topic_of[last]}-{user.partition}-{offsets[last]}", times_ms[last], causes))
-    return origins
+    # Of an event up to the number of its partition.
+    openings = [b'{"topic":%b,"partition":' % msgspec.json.encode(topic) for topic in topics]
+    partitions = np.array([user.partition for user in batch.users], np.int64)
+    causes = caused_by(openings, partitions, events.types, events.offsets, np.array(bounds, np.int64))
+    last = np.array(bounds[1:], np.int64) - 1
+    newest: Iterable[tuple[int, int, int]] = zip(
+        *(column[last].tolist() for column in (events.types, events.offsets, events.times_ms)), strict=True
+    )
+    return [
+        Origin(f"{topics[event_type]}-{user.partition}-{offset}", time_ms, msgspec.Raw(of_user))
+        for user, (event_type, offset, time_ms), of_user in zip(batch.users, newest, causes, strict=True)
+    ]
 
 
 def _encode_lists(

@@ -65,7 +65,8 @@ class RecommendationList(msgspec.Struct):
     user_id: str
     generated_at: int
     event_time: int
-    caused_by: list[Cause]
+    caused_by: list[Cause] | msgspec.Raw
+    """Or their JSON."""
     model_version: str
     variant: str
     degraded: bool

@@ -44,5 +44,5 @@ class Tastes(NamedTuple):
 def _rows_of(state: UserState, encoder: Encoder) -> "array[int]":
     """Rows of the history's items, oldest first; looked up once while the state is cached."""
     if state.rows is None:
-        state.rows = array("q", encoder.rows_of(state.history_items))
+        state.rows = array("q", encoder.rows_of(state.history_items).tobytes())
     return state.rows

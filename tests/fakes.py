@@ -75,8 +75,8 @@ class FakeEncoder:
     def row_of(self, item_id: str) -> int:
         return self.rows.get(item_id, OUT_OF_VOCABULARY)
 
-    def rows_of(self, item_ids: Iterable[str]) -> list[int]:
-        return [self.row_of(item_id) for item_id in item_ids]
+    def rows_of(self, item_ids: Sequence[str]) -> NDArray[np.int64]:
+        return np.array([self.row_of(item_id) for item_id in item_ids], np.int64)
 
     def item_at(self, row: int) -> str:
         return self.items[row]

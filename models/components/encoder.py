@@ -39,7 +39,7 @@ class EncoderScores(Component):
 
 def _build(setting: Setting) -> EncoderScores:
     encoder = OnnxEncoder(setting.encoder or DEFAULT_ARTEFACT)
-    return EncoderScores(encoder, np.array(encoder.rows_of(setting.item_ids), np.int64))
+    return EncoderScores(encoder, encoder.rows_of(setting.item_ids))
 
 
 def _missing(setting: Setting) -> str:

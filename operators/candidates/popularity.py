@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_right
-from collections.abc import Container, Mapping
+from collections.abc import Container
 from typing import Final
 
 import msgspec
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operators import limits
-from operators.kernels import add_decayed
+from operators.kernels import add_decayed, keys_from, values_of
 from operators.wire import UNDECODABLE
 
 __all__ = ["PopularItems", "Popularity", "PopularityError"]
@@ -35,7 +35,7 @@ class _Snapshot(msgspec.Struct, array_like=True):
 class PopularItems:
     """Decayed counts as they were at one moment, ranked when they are asked for."""
 
-    def __init__(self, events: int, weights: Mapping[str, float]) -> None:
+    def __init__(self, events: int, weights: dict[str, float]) -> None:
         """``weights`` by item: they must not change any more while this is asked."""
         self.events: Final = events
         """Events that are counted."""
@@ -159,13 +159,13 @@ class Popularity:
         self._weights = {item: self._weights[item] for item in heaviest}
 
 
-def _rank(weights: Mapping[str, float], count: int) -> list[str]:
+def _rank(weights: dict[str, float], count: int) -> list[str]:
     """The ``count`` heaviest items, ties by item id."""
     items = list(weights)
-    column = np.fromiter(weights.values(), np.float64, len(items))
-    if count < len(items):
-        threshold = np.partition(column, -count)[-count]
-        items = [items[place] for place in np.flatnonzero(column >= threshold)]
+    if count < len(weights):
+        values = np.empty(len(weights))
+        values_of(weights, values)
+        items = keys_from(weights, float(np.partition(values, -count)[-count]))
     return sorted(items, key=lambda item: (-weights[item], item))[:count]
 
 

@@ -88,7 +88,7 @@ def encoder_alone(encoder: OnnxEncoder, batches: Sequence[Sequence[Chunk]]) -> R
 
 def _packed(encoder: OnnxEncoder, chunks: Sequence[Chunk]) -> PackedJobs:
     decoded = decode_chunks(chunks, limits.timestamp_ms_max)
-    rows = np.array(encoder.rows_of(decoded.events.item_ids), np.int64)
+    rows = encoder.rows_of(decoded.events.item_ids)
     gaps = np.ones(len(rows), np.int64)
     jobs = [
         Job(None, rows[start:end], decoded.events.types[start:end], gaps[start:end])

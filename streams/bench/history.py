@@ -5,7 +5,7 @@ Everything else is the worker as it is.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,9 +56,9 @@ class HistoryEncoder:
     def row_of(self, item_id: str) -> int:
         return self._rows.get(item_id, OUT_OF_VOCABULARY)
 
-    def rows_of(self, item_ids: Iterable[str]) -> list[int]:
+    def rows_of(self, item_ids: Sequence[str]) -> NDArray[np.int64]:
         row_of = self._rows.get
-        return [row_of(item_id, OUT_OF_VOCABULARY) for item_id in item_ids]
+        return np.array([row_of(item_id, OUT_OF_VOCABULARY) for item_id in item_ids], np.int64)
 
     def advance(self, packed: PackedJobs) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         return advance_by_steps(_newest_first, packed)

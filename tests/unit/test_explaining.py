@@ -55,7 +55,7 @@ def test_what_co_visitation_adds_and_what_it_would_not_without_the_event_that_co
     encoder = FakeEncoder(items(30))
     followed = companions.weighted(CoVisitationWeights(weight=3.0, scale=40.0), encoder, frozenset())
     assert followed.bonuses.covisitation == pytest.approx(3 * np.log([[1 + 40 * 0.5, 1 + 40 * 0.2]]))
-    effects, causes = followed.effects(np.array([encoder.rows_of(["item-9", "item-1", "item-7"])]))
+    effects, causes = followed.effects(encoder.rows_of(["item-9", "item-1", "item-7"])[None])
     lost = 3 * np.log([1 + 40 * 0.2, (1 + 40 * 0.5) / (1 + 40 * 0.2)])
     assert effects[0, [0, 2]] == pytest.approx(lost)
     assert effects[0, 1] == -np.inf

@@ -176,6 +176,6 @@ def test_what_needs_no_session_goes_on_while_it_is_down() -> None:
     encoder = FailoverEncoder(inner, Clock())
     with pytest.raises(EncoderError):
         encoder.top_k(VECTORS, 3)
-    assert encoder.rows_of(["item-0", "?"]) == [1, 0]
+    assert encoder.rows_of(["item-0", "?"]).tolist() == [1, 0]
     encoder.set_rule("item-0", False, 0.0)
     assert encoder.biases(np.array([1]))[0] == -np.inf

@@ -1,8 +1,9 @@
 """The compiled inner loops, each against the same in numpy or plain Python."""
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from operators import kernels
+from operators.ranking import Cause
 
 LANDMARK_MS, HALF_LIFE_MS = 10_000, 1_000
 ROWS = arrays.arrays(np.int64, st.tuples(st.integers(1, 4), st.integers(1, 9)), elements=st.integers(-2, 5))
@@ -40,6 +42,43 @@ def test_adding_stops_before_a_time_that_is_too_far_and_behind_an_item_too_many(
     assert add(weights, ["a", "b", "c"], [10_000, 14_001, 10_000]) == 1
     assert add(weights, ["a", "b", "c", "d"], [10_000] * 4, start=1, items_max=2) == 3
     assert list(weights) == ["a", "b", "c"]
+
+
+@given(st.dictionaries(st.text(max_size=3), st.floats(allow_nan=False)), st.floats(allow_nan=False))
+def test_values_and_the_keys_of_great_ones(weights: dict[str, float], least: float) -> None:
+    values = np.full(len(weights), np.nan)
+    kernels.values_of(weights, values)
+    assert values.tolist() == list(weights.values())
+    assert kernels.keys_from(weights, least) == [key for key, weight in weights.items() if weight >= least]
+
+
+@given(st.dictionaries(st.text(max_size=3), st.integers(1, 2**62)), st.lists(st.text(max_size=3)))
+def test_the_row_of_each_item(row_of: dict[str, int], item_ids: list[str]) -> None:
+    rows = np.full(len(item_ids), 77, np.int64)
+    kernels.rows_in(row_of, item_ids, rows)
+    assert rows.tolist() == [row_of.get(item_id, 0) for item_id in item_ids]
+
+
+NUMBERS = st.integers(0, 2**63 - 1) | st.integers(0, 200)
+
+
+@given(st.lists(st.tuples(NUMBERS, st.lists(st.tuples(st.integers(0, 2), NUMBERS), max_size=5)), max_size=4))
+def test_causes_are_the_json_of_their_objects(users: list[tuple[int, list[tuple[int, int]]]]) -> None:
+    topics = ["view", "c", "a.longer_name-of-purchases"]
+    openings = [b'{"topic":"%b","partition":' % topic.encode() for topic in topics]
+    partitions = np.array([partition for partition, _ in users], np.int64)
+    events = np.array([event for _, came in users for event in came], np.int64).reshape(-1, 2)
+    types, offsets = events.T.copy()
+    bounds = np.cumsum([0, *(len(came) for _, came in users)])
+    written = kernels.caused_by(openings, partitions, types, offsets, bounds)
+    for (partition, came), of_user in zip(users, written, strict=True):
+        expected = [Cause(topics[event_type], partition, offset) for event_type, offset in came]
+        assert of_user == msgspec.json.encode(expected)
+
+
+def causes(partition: int = 0, event_type: int = 0, offset: int = 0, bounds: Sequence[int] = (0, 1)) -> list[bytes]:
+    columns = (np.array([number], np.int64) for number in (partition, event_type, offset))
+    return kernels.caused_by([b"{"], *columns, np.array(bounds, np.int64))
 
 
 @given(st.lists(st.tuples(st.lists(st.integers(0, 6), max_size=5), st.lists(st.integers(0, 6), max_size=5))))
@@ -117,6 +156,15 @@ def test_the_strongest_event_is_named_with_its_effect(recent: Ints, named: int, 
 INTS, FLOATS, BYTES = np.zeros((2, 3), np.int64), np.zeros((2, 3), np.float32), np.zeros((2, 3), np.uint8)
 WRONG: dict[str, Callable[[], object]] = {
     "times": lambda: add({}, ["a"], []),
+    "values": lambda: kernels.values_of({"a": 1.0}, np.zeros(2)),
+    "rows": lambda: kernels.rows_in({}, ["a"], np.zeros(2, np.int64)),
+    "no partition": lambda: causes(partition=-1),
+    "no topic": lambda: causes(event_type=1),
+    "no type": lambda: causes(event_type=-1),
+    "no offset": lambda: causes(offset=-1),
+    "beyond": lambda: causes(bounds=(0, 2)),
+    "falling": lambda: causes(bounds=(1, 0)),
+    "too many users": lambda: causes(bounds=(0, 1, 1)),
     "start": lambda: add({}, ["a"], [1], start=2),
     "bounds": lambda: kernels.any_known(np.zeros(2, np.uint64), np.array([0, 3]), [array("Q")], BYTES[0, :1]),
     "users": lambda: kernels.any_known(np.zeros(2, np.uint64), np.array([0, 1]), [], BYTES[0, :1]),
@@ -135,7 +183,7 @@ WRONG: dict[str, Callable[[], object]] = {
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_arrays_that_do_not_fit_are_refused(wrong: str) -> None:
-    with pytest.raises(ValueError, match=r"other|as many|more|width"):
+    with pytest.raises(ValueError, match=r"other|as many|more|width|no topic"):
         WRONG[wrong]()
 
 

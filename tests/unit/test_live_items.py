@@ -24,7 +24,7 @@ def vectors(count: int, seed: int = 3) -> NDArray[np.float32]:
 
 
 def rows_of(learned: LiveItems, item_ids: Sequence[str]) -> NDArray[np.float32]:
-    return learned.embeddings(np.array(learned.rows_of(item_ids)))
+    return learned.embeddings(learned.rows_of(item_ids))
 
 
 def test_what_has_learned_nothing_is_the_encoder() -> None:
@@ -116,7 +116,7 @@ def test_a_new_item_starts_among_what_its_users_took_before() -> None:
     np.testing.assert_allclose(rows_of(learned, ["new"])[0], (near + others[0] + others[2]) / 3, rtol=1e-4)
     np.testing.assert_allclose(rows_of(learned, ["other"])[0], others[3], rtol=1e-4)
     # item-2 was taken once, "new" three times: it lies that much above where the model has item-2
-    biases = learned.biases(np.array(learned.rows_of(["item-2", "new", "other"])))
+    biases = learned.biases(learned.rows_of(["item-2", "new", "other"]))
     np.testing.assert_allclose(biases - biases[0], [0, np.log(4) - np.log(2), 0], atol=1e-6)
     asked = near[None] * 100
     assert "new" in learned.items_at(learned.top_k(asked, 5)[1][0].tolist())
@@ -135,7 +135,7 @@ def test_content_counts_as_three_events_and_rows_are_limited() -> None:
 def test_states_know_nothing_of_new_rows() -> None:
     encoder, learned = live(rate=0.3)
     learned.learn(["new", "item-1"], vectors(2), vectors(2))
-    rows = np.array(learned.rows_of(["item-4", "new"]))
+    rows = learned.rows_of(["item-4", "new"])
     assert rows[1] > KNOWN
     types, gaps = np.zeros(2, np.int64), np.zeros(2, np.int64)
     given = refresh(learned, [Job(None, rows, types, gaps)])

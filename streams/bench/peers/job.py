@@ -136,12 +136,12 @@ class _EncoderJob:
         if not user.times:
             gaps = [gap_bucket(None), *gaps]
         hidden = np.frombuffer(user.hidden, np.float32) if user.hidden else None
-        rows = np.array(self._encoder.rows_of([event.item_id for event in events]), np.int64)
+        rows = self._encoder.rows_of([event.item_id for event in events])
         return Job(hidden, rows, np.full(len(rows), _PURCHASE, np.int64), np.array(gaps, np.int64))
 
     def _ranked(self, scores: Any, rows: Any, history: list[str]) -> list[RankedItem]:
         encoder = self._encoder
-        recent = np.array(encoder.rows_of(history[-_EXPLAINED_EVENTS:]))
+        recent = encoder.rows_of(history[-_EXPLAINED_EVENTS:])
         recent = recent[recent != OUT_OF_VOCABULARY]
         because: list[list[str]] = [[]] * _LIST_ITEMS
         if len(recent):
