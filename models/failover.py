@@ -122,9 +122,13 @@ class FailoverEncoder:
             raise EncoderError(str(error)) from error
         if was_down:  # one that began before another failed says nothing of the sessions
             with self._mending:
-                log.warning("the encoder works again after %d failures", self._failures)
-                self._failures = 0
+                self._note_success()
         return result
+
+    def _note_success(self) -> None:
+        if self.is_down:  # unless another thread was first
+            log.warning("the encoder works again after %d failures", self._failures)
+            self._failures = 0
 
     def _note_failure(self, error: Exception) -> None:
         self._failures += 1

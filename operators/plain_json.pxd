@@ -1,8 +1,8 @@
 # cython: language_level=3
 """An event as a JSON object (RFC 8259), where it holds nothing that needs a second thought.
 
-Not taken, though it may be valid: an escape in an id or a name, ``\\u`` anywhere, an exponent, numbers of more digits
-than a double holds, a field that is there twice, deeper nesting than half the bound.
+Not taken, though it may be valid: an escape in an id or a name, ``\\u`` of half a character anywhere, an exponent,
+numbers of more digits than a double holds, a field that is there twice, deeper nesting than half the bound.
 """
 
 from libc.string cimport memcmp
@@ -23,11 +23,28 @@ cdef inline void space(Cursor* cursor) noexcept:
         byte = peek(cursor)
 
 
+cdef inline bint code_point(Cursor* cursor) noexcept:
+    """Four hexadecimal digits of a character, not of a surrogate, which is half of one."""
+    cdef int n, byte, code = 0
+    for n in range(4):
+        byte = peek(cursor)
+        if c"0" <= byte <= c"9":
+            code = 16 * code + byte - c"0"
+        elif c"a" <= byte | 0x20 <= c"f":
+            code = 16 * code + (byte | 0x20) - c"a" + 10
+        else:
+            return False
+        cursor.at += 1
+    return not 0xD800 <= code <= 0xDFFF
+
+
 cdef inline bint escape(Cursor* cursor) noexcept:
     cdef int byte
     cursor.at += 1
     byte = peek(cursor)
     cursor.at += 1
+    if byte == c"u":
+        return code_point(cursor)
     return (
         byte == c'"' or byte == c"\\" or byte == c"/" or byte == c"n" or byte == c"t" or byte == c"r"
         or byte == c"b" or byte == c"f"

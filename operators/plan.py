@@ -31,9 +31,9 @@ class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     measured: str
     """Day and commands."""
     event_us: float
-    """Of a worker at full load, an event without its list."""
+    """Of a core, at full load: an event without its list."""
     list_us: float
-    """Of a worker at full load, a list without scoring."""
+    """Of a core, at full load: a list without scoring."""
     score_us_per_1000_items: float
     """Processor time of scoring a catalogue and finding its best, a list."""
     worker_memory_mb: float

@@ -34,7 +34,7 @@ _decode = msgspec.json.Decoder(CatalogItem).decode
 
 
 class Catalog:
-    """The rules for items. ``note`` runs on the event loop, ``apply`` and the reading in the engine's thread."""
+    """The rules for items. ``note`` runs on the event loop, ``apply`` and the reading in the thread of the lists."""
 
     def __init__(self) -> None:
         self.withdrawn: set[str] = set()

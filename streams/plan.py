@@ -49,8 +49,9 @@ def costs_of(results: Mapping[str, Mapping[str, Any]], day: str) -> Costs:
     """Slopes from the benches' results.
 
     The worker's time an event comes from ``pipeline``, where many events share a list, and from ``scale-users``, where
-    few do: two equations for the cost of an event and of a list. Scoring is the slope of ``ranking`` up to 100,000
-    items, and is taken out of the list. Memory, disk and restore are slopes of ``scale-users``.
+    few do: two equations for the cost of an event and of a list, each times the cores that a worker keeps busy.
+    Scoring is the slope of ``ranking`` up to 100,000 items, and is taken out of the list. Memory, disk and restore are
+    slopes of ``scale-users``.
 
     Raises:
         ClientError: a result that is needed is missing.
@@ -63,7 +64,8 @@ def costs_of(results: Mapping[str, Mapping[str, Any]], day: str) -> Costs:
     in_cache = [point for point in users if point["size"] <= limits.cache_users_max]
     if not in_cache or "lists_per_event" not in in_cache[-1]:
         raise ClientError("bench scale-users has no size within the cache: measure it again")
-    event_us, list_us = _event_and_list_us(pipeline, in_cache[-1])
+    busy_cores = _busy_cores(pipeline)
+    event_us, list_us = (busy_cores * us for us in _event_and_list_us(pipeline, in_cache[-1]))
     least, most = users[0], users[-1]
     grown = most["size"] - least["size"]
     cached = min(most["size"], limits.cache_users_max) - min(least["size"], limits.cache_users_max)
@@ -95,6 +97,13 @@ def _event_and_list_us(shared: Mapping[str, Any], alone: Mapping[str, Any]) -> t
         return 0.0, shared_us / few
     list_us = min((alone_us - shared_us) / (many - few), shared_us / few)
     return shared_us - list_us * few, list_us
+
+
+def _busy_cores(pipeline: Mapping[str, Any]) -> float:
+    """Of a worker at full load, whose threads overlap; at least the one that it waits for."""
+    spent: Mapping[str, float] = pipeline["processor_us_per_event"]
+    of_worker_us = sum(us for thread, us in spent.items() if thread != "broker")
+    return max(of_worker_us * pipeline["events_per_s"] / 1e6, 1.0)
 
 
 def _score_us_per_1000(ranking: Mapping[str, Any]) -> float:

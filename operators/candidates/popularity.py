@@ -161,11 +161,12 @@ class Popularity:
 
 def _rank(weights: dict[str, float], count: int) -> list[str]:
     """The ``count`` heaviest items, ties by item id."""
-    items = list(weights)
+    least = -math.inf
     if count < len(weights):
         values = np.empty(len(weights))
         values_of(weights, values)
-        items = keys_from(weights, float(np.partition(values, -count)[-count]))
+        least = float(np.partition(values, -count)[-count])
+    items = keys_from(weights, least)
     return sorted(items, key=lambda item: (-weights[item], item))[:count]
 
 

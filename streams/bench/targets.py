@@ -107,9 +107,9 @@ def _two_workers(results: Results) -> Measured:
 
 _CORE: Final = "the stage table shows what an event costs where; the largest stage is the next to shrink"
 _LOCK: Final = (
-    "the encoder is about half of the core's thread, and broker and event loop take the other core; the rest is Python"
-    " under one interpreter lock, though its inner loops are compiled: making the lists of one batch while the next is"
-    " encoded is the next step"
+    "broker, client and the threads of the worker share two cores, which are nearly busy; of the worker's time the"
+    " encoder is a third, and the rest is Python under one interpreter lock, though its inner loops are compiled:"
+    " folding and encoding states in such loops is the next step"
 )
 _SHARED: Final = "broker, generator and worker share the machine's cores: measure with the broker on another machine"
 

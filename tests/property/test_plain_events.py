@@ -61,11 +61,21 @@ def _key_of(fields: Sequence[Field], read: Callable[[bytes], Any]) -> bytes:
 
 # -- JSON, as no library writes it
 
-ESCAPES = [rb"\"", rb"\\", rb"\/", rb"\b", rb"\f", rb"\n", rb"\r", rb"\t", rb"\u0041", rb"\u00e9", rb"\ud83d\ude00"]
+ESCAPES = [
+    *[rb"\"", rb"\\", rb"\/", rb"\b", rb"\f", rb"\n", rb"\r", rb"\t", rb"\u0041", rb"\u00e9", rb"\ud83d\ude00"],
+    *[rb"\u0000", rb"\u001f", rb"\u007F", rb"\uD7fF", rb"\uE000", rb"\uffFf", rb"\uAbCd"],
+]
 BROKEN_TEXT = [
     rb"\ud800",
     rb"\udc00\ud800",
     rb"\u12",
+    rb"\uDBff",
+    rb"\uDFFF",
+    rb"\u00g0",
+    rb"\u/000",
+    rb"\u000:",
+    rb"\u@000",
+    rb"\U0041",
     rb"\x41",
     rb"\'",
     b"\\",
@@ -172,6 +182,12 @@ def test_every_way_to_write_a_number_is_decoded_alike(name: str) -> None:
         written = b'{"user_id":"u","item_id":"a",%s"%s":%s}'
         time = b"" if name == "timestamp" else b'"timestamp":1,'
         check_as_one_by_one([FakeRecord(0, b"u", written % (time, name.encode(), digits.encode()))])
+
+
+@pytest.mark.parametrize("place", ["id", "name", "context"])
+@pytest.mark.parametrize("text", [*ESCAPES, *BROKEN_TEXT])
+def test_every_escape_is_decoded_alike(place: str, text: bytes) -> None:
+    check_as_one_by_one([FakeRecord(0, b"u", _json_of(place, text))])
 
 
 # -- msgpack, in every width that it has
@@ -450,6 +466,7 @@ PLAIN = {
     "no headers": _text()._replace(headers=[]),
     "JSON headers": _text(event_id="e", session_id="s", value=1),
     "escapes in the context": _json(r',"context":{"a":"\"\\\/\b\f\n\r\t"}'),
+    "characters by number": _json(r',"context":{"a":"\u00fc\u0000\u65E5\uD7ff\uE000\uFFFF"}'),
     "non-ASCII ids": record(0, "ü", "日本😀", event_id="é", session_id="߿"),
     "the longest ids": record(0, "é" * 64, "x" * 128, event_id="e" * 128, session_id="日" * 42),
     "null fields": _text(**NULLS),

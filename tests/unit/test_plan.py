@@ -91,10 +91,11 @@ def _point(size: int, memory: float, disk: float, restore: float) -> dict[str, f
 
 
 def test_costs_are_the_slopes_of_the_benches() -> None:
-    # An event costs 20 us and a list 300 us, of which 13.343 x 5 is scoring.
+    # An event takes 20 us and a list 300 us, while one and a quarter cores are busy; 13.343 x 5 of a list is scoring.
     pipeline = {
         "events_per_list": 10.0,
         "events_per_s": 1e6 / 50,
+        "processor_us_per_event": {"core": 40.0, "lists": 22.5, "broker": 90.0},
         "catalogue_items": 13_343,
         "partitions": 8,
         "machine": {"cores": 2, "cpu": "x"},
@@ -113,9 +114,11 @@ def test_costs_are_the_slopes_of_the_benches() -> None:
     results = {"pipeline": pipeline, "ranking": ranking, "scale-users": users}
     results["scale-partitions"] = {"points": [{"size": 8}, {"size": 256}]}
     costs = costs_of(results, "today")
-    assert costs.event_us == pytest.approx(20.0)
+    assert costs.event_us == pytest.approx(25.0)
     assert costs.score_us_per_1000_items == pytest.approx(5.0)
-    assert costs.list_us == pytest.approx(300 - 13.343 * 5, abs=0.1)
+    assert costs.list_us == pytest.approx(375 - 13.343 * 5, abs=0.1)
+    waiting = results | {"pipeline": pipeline | {"processor_us_per_event": {"core": 40.0}}}
+    assert costs_of(waiting, "today").event_us == pytest.approx(20.0), "a core that waits is taken all the same"
     assert costs.cached_user_bytes == pytest.approx(5_000)
     assert costs.stored_user_bytes == pytest.approx(4_000)
     assert costs.restore_users_per_s == pytest.approx(10_000)
