@@ -107,9 +107,9 @@ def _two_workers(results: Results) -> Measured:
 
 _CORE: Final = "the stage table shows what an event costs where; the largest stage is the next to shrink"
 _LOCK: Final = (
-    "broker, client and the threads of the worker share two cores, which are nearly busy; of the worker's time the"
-    " encoder is a third, and the rest is Python under one interpreter lock, though its inner loops are compiled:"
-    " folding and encoding states in such loops is the next step"
+    "broker and worker share two cores, and the worker's threads one interpreter lock; encoder and scoring are a third"
+    " of its processor time. Next: the encoder's matrix products for all events of a batch at once, since its unit is"
+    " linear, instead of wave by wave; then folding and encoding states in compiled loops"
 )
 _SHARED: Final = "broker, generator and worker share the machine's cores: measure with the broker on another machine"
 
