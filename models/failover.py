@@ -117,23 +117,23 @@ class FailoverEncoder:
                     self._inner.reopen()
             result = self._result_or_fallen_back(call, place)
         except Exception as error:
-            with self._mending:
-                self._note_failure(error)
+            self._note_failure(error)
             raise EncoderError(str(error)) from error
         if was_down:  # one that began before another failed says nothing of the sessions
-            with self._mending:
-                self._note_success()
+            self._note_success()
         return result
 
     def _note_success(self) -> None:
-        if self.is_down:  # unless another thread was first
-            log.warning("the encoder works again after %d failures", self._failures)
-            self._failures = 0
+        with self._mending:
+            if self.is_down:  # unless another thread was first
+                log.warning("the encoder works again after %d failures", self._failures)
+                self._failures = 0
 
     def _note_failure(self, error: Exception) -> None:
-        self._failures += 1
-        wait_s = min(_BACKOFF_S * 2 ** min(self._failures - 1, 30), limits.encoder_backoff_max_s)
-        self._retry_at = self._clock() + wait_s
+        with self._mending:
+            self._failures += 1
+            wait_s = min(_BACKOFF_S * 2 ** min(self._failures - 1, 30), limits.encoder_backoff_max_s)
+            self._retry_at = self._clock() + wait_s
         log.error("the encoder fails: %s. Lists are made without it and marked; next try in %g s", error, wait_s)
 
     def _result_or_fallen_back(self, call: Callable[[], _Result], place: int) -> _Result:

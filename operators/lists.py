@@ -39,12 +39,12 @@ class Updated(NamedTuple):
     """A batch whose states are updated, and all that its lists are made of. No later batch changes any of it."""
 
     batch: Batch
-    left: list[UserKey]
-    """Users beyond those of the batch whom an erasure leaves something."""
+    users: list[UserKey]
+    """Of the batch, then those beyond whom an erasure leaves something."""
     origins_left: list[Origin]
-    """Of their lists."""
+    """Of the lists of the latter."""
     tastes: Tastes
-    """Of the users of the batch, then of those left."""
+    """Of the users."""
     popular: list[PopularItems]
     companions: BatchCompanions | None
     is_encoded: bool
@@ -72,7 +72,7 @@ def make_lists(
     """One list per user, and with them all that the batch asks of the world. The arguments are ``process_batch``'s."""
     ranked: list[list[RankedItem]] | None = None
     fails = not updated.is_encoded
-    if updated.is_encoded and not yields:
+    if not fails and not yields:
         try:
             ranked = rank(updated.tastes, updated.popular, encoder, policy, withdrawn, categories, updated.companions)
         except EncoderError:
@@ -81,9 +81,8 @@ def make_lists(
     if ranked is None:
         ranked = rank_without_encoder(updated.tastes, updated.popular, policy, withdrawn, updated.companions)
     mark("rank")
-    users = [*updated.batch.users, *updated.left]
     origins = [*_origins(updated.batch, topics), *updated.origins_left]
-    lists = _encode_lists(users, ranked, origins, encoder.version, policy, now_ms, degraded=degraded)
+    lists = _encode_lists(updated.users, ranked, origins, encoder.version, policy, now_ms, degraded=degraded)
     if updated.gone:
         lists = [ranked_list for ranked_list in lists if ranked_list.user not in updated.gone]
     counts = updated.counts._replace(

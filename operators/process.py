@@ -127,7 +127,7 @@ def update_states(
     gone = frozenset(user for user, user_state in zip(users, of_users, strict=True) if not user_state.types)
     return Updated(
         batch=batch,
-        left=left,
+        users=users,
         origins_left=_origins_left(batch, left, states, topics),
         tastes=Tastes.of(of_users, encoder),
         popular=popular,

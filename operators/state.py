@@ -141,7 +141,7 @@ class UserState:
     def newest_items(self, count: int) -> list[str]:
         """Item ids of the newest ``count`` events of the history, oldest first."""
         newest = self.item_ids.rsplit(_SEPARATOR, count)[-count:]
-        return b"\x00".join(newest).decode().split("\x00") if self.types else []
+        return ids_of(_SEPARATOR.join(newest))
 
     @property
     def history_types(self) -> list[int]:

@@ -276,7 +276,8 @@ class Engine:
         return _Work(effects, begun)
 
     async def _settle(self, intakes: Sequence[Intake], work: _Work, before: "asyncio.Task[None] | None") -> None:
-        started, (effects, begun) = time.perf_counter(), work
+        started = time.perf_counter()
+        effects, begun = work
         offsets: dict[Any, int] = {}
         for intake in intakes:
             offsets[intake.tp] = max(intake.chunk.records.last_offset + 1, offsets.get(intake.tp, 0))

@@ -19,6 +19,9 @@ from streams.states import POPULARITY_KEY, States
 from tests.fakes import NOW_MS, record
 from tests.unit.engine_bench import PATIENCE_S, TP, WAIT_S, Arrived, Bench, causes, run, view_offsets
 
+IN_WORK = 7
+"""Batches at most: those that are computed and those in settlement."""
+
 
 def test_every_batch_is_settled_once_and_in_order() -> None:
     async def scenario(bench: Bench) -> None:
@@ -76,11 +79,10 @@ def test_only_so_many_batches_are_in_work_and_each_settles_after_the_one_before(
         bench.checkpoint.hold()
         for offset in range(9):
             await bench.submit(offset)
-        in_work = limits.settling_batches_max + limits.computed_batches_max
-        await bench.until(lambda: bench.encoder.step_calls == in_work)
+        await bench.until(lambda: bench.encoder.step_calls == IN_WORK)
         await asyncio.sleep(PATIENCE_S)
         assert view_offsets(bench.checkpoint.begun) == [1, 2, 3, 4]
-        assert bench.encoder.step_calls == in_work < 9, "one more was computed while the first was in settlement"
+        assert bench.encoder.step_calls == IN_WORK < 9, "one more was computed while the first was in settlement"
         assert bench.engine.pending_events == 9
         bench.checkpoint.let()
         await bench.until_ended(9)
@@ -165,8 +167,7 @@ def test_an_error_in_settlement_ends_the_engine_and_settles_nothing_after_it() -
         bench.checkpoint.hold()
         for offset in range(8):
             await bench.submit(offset)
-        in_work = limits.settling_batches_max + limits.computed_batches_max
-        await bench.until(lambda: bench.encoder.step_calls == in_work)
+        await bench.until(lambda: bench.encoder.step_calls == IN_WORK)
         bench.checkpoint.let(1)
         await bench.until(bench.engine.failed.done)
         bench.checkpoint.error = None
@@ -296,27 +297,26 @@ def test_popularity_is_saved_with_a_batch_once_enough_events_came(monkeypatch: p
 def test_drain_drops_what_is_queued_and_waits_for_what_is_in_work() -> None:
     async def scenario(bench: Bench) -> None:
         bench.checkpoint.hold()
-        in_work = limits.settling_batches_max + limits.computed_batches_max
-        for offset in range(in_work + 1):
+        for offset in range(IN_WORK + 1):
             await bench.submit(offset)
-        await bench.until(lambda: bench.encoder.step_calls == in_work)
+        await bench.until(lambda: bench.encoder.step_calls == IN_WORK)
         draining = asyncio.create_task(bench.engine.drain())
         done, _ = await asyncio.wait([draining], timeout=PATIENCE_S)
         assert not done
         assert len(bench.states) == 1, "the cache was forgotten while batches were in work"
-        bench.checkpoint.let(in_work - 1)
+        bench.checkpoint.let(IN_WORK - 1)
         await asyncio.sleep(PATIENCE_S)
-        assert len(bench.checkpoint.begun) == in_work, "popularity was saved while the last batch was in settlement"
+        assert len(bench.checkpoint.begun) == IN_WORK, "popularity was saved while the last batch was in settlement"
         bench.checkpoint.let()
         await asyncio.wait_for(draining, WAIT_S)
         *batches, saved = bench.checkpoint.ended
-        assert view_offsets(batches) == list(range(1, in_work + 1))
+        assert view_offsets(batches) == list(range(1, IN_WORK + 1))
         assert (saved.offsets, saved.effects.puts, saved.effects.lists) == ({}, [], [])
         ((partition, key, value),) = saved.snapshots
-        assert (partition, key, Popularity.restore(value).events) == (0, POPULARITY_KEY, in_work)
+        assert (partition, key, Popularity.restore(value).events) == (0, POPULARITY_KEY, IN_WORK)
         assert len(bench.states) == 0
         await asyncio.sleep(PATIENCE_S)
-        assert len(bench.checkpoint.begun) == in_work + 1, "a dropped chunk was processed"
+        assert len(bench.checkpoint.begun) == IN_WORK + 1, "a dropped chunk was processed"
 
     run(scenario)
 
