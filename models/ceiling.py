@@ -9,8 +9,9 @@ from typing import Any, Final
 import numpy as np
 
 from models.graphs import matmul_graph
-from models.manifest import ADVANCE_FILE
-from models.runtime import OnnxEncoder, open_session
+from models.manifest import load_artefact, stage_files
+from models.runtime import OnnxEncoder
+from models.sessions import open_session
 
 __all__ = ["flops_per_event", "flops_per_list", "matmul_flops_per_s"]
 
@@ -25,14 +26,18 @@ def flops_per_event(artefact: Path) -> int:
     Of several events of one user in a call, all but the last cost less: the last block is read out once.
 
     Raises:
+        ModelError: the artefact is missing, altered or inconsistent.
         ModuleNotFoundError: onnx is not installed.
     """
-    model: Any = importlib.import_module("onnx").load(artefact / ADVANCE_FILE)
-    shapes = {constant.name: tuple(constant.dims) for constant in model.graph.initializer}
-    bodies = [node.attribute[0].g for node in model.graph.node if node.op_type == "Loop"]
-    nodes = [node for graph in (model.graph, *bodies) for node in graph.node]
-    weights = [shapes[node.input[1]] for node in nodes if node.op_type in ("Gemm", "MatMul")]
-    return sum(2 * rows * columns for rows, columns in weights)
+    onnx: Any = importlib.import_module("onnx")
+    manifest, contents = load_artefact(artefact)
+    flops = 0
+    for file in stage_files(manifest.blocks):
+        graph = onnx.load_from_string(contents[file]).graph
+        shapes = {constant.name: tuple(constant.dims) for constant in graph.initializer}
+        weights = [shapes[node.input[1]] for node in graph.node if node.op_type in ("Gemm", "MatMul")]
+        flops += sum(2 * rows * columns for rows, columns in weights)
+    return flops
 
 
 def flops_per_list(encoder: OnnxEncoder) -> int:

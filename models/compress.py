@@ -15,12 +15,12 @@ from models.errors import ModelError
 from models.evaluate import vectors_before
 from models.graphs import compressed
 from models.manifest import (
-    ADVANCE_FILE,
     BIAS_FILE,
     EMBEDDINGS_FILE,
     Manifest,
     hash_files,
     load_artefact,
+    stage_files,
     version_of,
     write_manifest,
 )
@@ -135,7 +135,7 @@ def compression_table(source: Path, advance: Callable[[str, float], None] = lamb
             rows.append(
                 Compressed(
                     variant,
-                    bytes=sum((directory / name).stat().st_size for name in (ADVANCE_FILE, EMBEDDINGS_FILE, BIAS_FILE)),
+                    bytes=_bytes(directory, encoder.manifest),
                     overlap10=round(kept, 4),
                     offered=kept >= OVERLAP_MIN,
                     ndcg10=None if asked.targets is None else round(rank_scores(lists, list(asked.targets)).ndcg, 4),
@@ -153,7 +153,8 @@ def _written(source: Path, reference: OnnxEncoder, out: Path, precision: Precisi
     for name, content in contents.items():
         (out / name).write_bytes(content)
     if precision != "fp32":
-        (out / ADVANCE_FILE).write_bytes(compressed(contents[ADVANCE_FILE], coarse))
+        for name in stage_files(manifest.blocks):
+            (out / name).write_bytes(compressed(contents[name], coarse))
         matrix = reference.embeddings(np.arange(manifest.items))
         np.save(out / EMBEDDINGS_FILE, pack_rows(matrix, precision), allow_pickle=False)
     files = hash_files(out, tuple(manifest.files))
@@ -162,6 +163,11 @@ def _written(source: Path, reference: OnnxEncoder, out: Path, precision: Precisi
     manifest = msgspec.structs.replace(manifest, version=version, files=files, precision=precision, evaluations=figures)
     write_manifest(out, manifest)
     return manifest
+
+
+def _bytes(directory: Path, manifest: Manifest) -> int:
+    names = (*stage_files(manifest.blocks), EMBEDDINGS_FILE, BIAS_FILE)
+    return sum((directory / name).stat().st_size for name in names)
 
 
 def _drawn(reference: OnnxEncoder) -> _Asked:

@@ -17,21 +17,23 @@ from models.compress import compress
 from models.dataset import COMPLETE_JOURNEY
 from models.errors import ModelError
 from models.evaluate import evaluate
-from models.graphs import Weights, advance_graph, rank_graph
+from models.graphs import Weights, rank_graph, recurrence_graph, stage_graph
 from models.leave_one_out import PROTOCOL
 from models.manifest import (
-    ADVANCE_FILE,
     BIAS_FILE,
+    DECAY_FILE,
     EMBEDDINGS_FILE,
     FORMAT,
     LOG_FILE,
-    MODEL_FILES,
     RANK_FILE,
+    RECURRENCE_FILE,
     VOCABULARY_FILE,
     Evaluation,
     Manifest,
     hash_files,
     load_manifest,
+    model_files,
+    stage_files,
     version_of,
     write_manifest,
 )
@@ -93,14 +95,17 @@ def _write(checkpoint: Path, directory: Path, echo: Callable[[str], None]) -> Ma
     weights, embeddings, bias = fold(saved["model"])
     blocks = int(saved["config"]["blocks"])
     directory.mkdir()
-    (directory / ADVANCE_FILE).write_bytes(advance_graph(weights, blocks))
+    for stage, file in enumerate(stage_files(blocks)):
+        (directory / file).write_bytes(stage_graph(weights, stage, blocks))
+    (directory / RECURRENCE_FILE).write_bytes(recurrence_graph())
+    np.save(directory / DECAY_FILE, decay_of(weights, blocks), allow_pickle=False)
     (directory / RANK_FILE).write_bytes(rank_graph(embeddings.shape[1]))
     np.save(directory / EMBEDDINGS_FILE, embeddings, allow_pickle=False)
     np.save(directory / BIAS_FILE, bias, allow_pickle=False)
     (directory / VOCABULARY_FILE).write_bytes(msgspec.json.encode(saved["items"]))
     log = {"config": saved["config"], "epochs": saved["log"]}
     (directory / LOG_FILE).write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
-    files = hash_files(directory, (*MODEL_FILES, LOG_FILE))
+    files = hash_files(directory, (*model_files(blocks), LOG_FILE))
     dataset = str(saved["config"]["task"]["dataset"])
     name = f"lru-{dataset}"
     manifest = Manifest(
@@ -110,6 +115,7 @@ def _write(checkpoint: Path, directory: Path, echo: Callable[[str], None]) -> Ma
         items=len(embeddings),
         vector_width=embeddings.shape[1],
         hidden_width=2 * blocks * len(weights["0.decay_real"]),
+        blocks=blocks,
         event_types=EVENT_TYPES,
         gap_buckets=GAP_BUCKETS,
         files=files,
@@ -147,7 +153,7 @@ def _of_training(dataset: str, protocol: str, log: list[dict[str, Any]]) -> list
 
 
 def fold(state: dict[str, Any]) -> tuple[Weights, NDArray[np.float32], NDArray[np.float32]]:
-    """Torch weights -> constants of ``advance_graph``, item embeddings (N, D) and biases (N,), all float32.
+    """Torch weights -> those of ``stage_graph`` and eigenvalues, item embeddings (N, D), biases (N,), all float32.
 
     Eigenvalues are computed once, gamma goes into B, and matrices are laid out as (in, out).
     """
@@ -179,6 +185,11 @@ def fold(state: dict[str, Any]) -> tuple[Weights, NDArray[np.float32], NDArray[n
             folded[f"{block}.{name}.bias"] = wide[f"{here}{name}.bias"]
     weights = {name: value.astype(np.float32) for name, value in folded.items()}
     return weights, wide["items.weight"].astype(np.float32), wide["bias"].astype(np.float32)
+
+
+def decay_of(weights: Weights, blocks: int) -> NDArray[np.float32]:
+    """Eigenvalues (blocks, 2, H), real parts first."""
+    return np.array([[weights[f"{block}.decay_{part}"] for part in ("real", "imaginary")] for block in range(blocks)])
 
 
 def full_pass(

@@ -1,4 +1,4 @@
-"""The two ONNX graphs, built node by node. The item matrix is an input of both: rows can change in a live session."""
+"""The ONNX graphs, built node by node. The item matrix is an input: rows can change in a live session."""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from models.precision import quantized
 
-__all__ = ["IR_VERSION", "OPSET", "advance_graph", "compressed", "matmul_graph", "rank_graph"]
+__all__ = ["IR_VERSION", "OPSET", "compressed", "matmul_graph", "rank_graph", "recurrence_graph", "stage_graph"]
 
 OPSET: Final = 20
 IR_VERSION: Final = 10
@@ -21,14 +21,15 @@ Tensors = dict[str, tuple[Any, list[int | str]]]
 
 
 class _Graph:
-    """Collects nodes and constants; every method returns the name of a tensor.
+    """Collects nodes and constants, among them the weights that are used; every method returns the name of a tensor.
 
-    A body sees the constants of the graph around it.
+    A body sees the tensors of the graph around it.
     """
 
-    def __init__(self, prefix: str = "") -> None:
+    def __init__(self, weights: Weights | None = None, prefix: str = "") -> None:
         self.helper: Any = importlib.import_module("onnx.helper")
         self.numpy_helper: Any = importlib.import_module("onnx.numpy_helper")
+        self._weights = weights or {}
         self._prefix = prefix
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
@@ -37,6 +38,9 @@ class _Graph:
         self.constants.append(self.numpy_helper.from_array(value, name))
         return name
 
+    def weight(self, name: str) -> str:
+        return self.constant(name, self._weights[name])
+
     def op(self, kind: str, *inputs: str, to: str = "", **attributes: Any) -> str:
         return self.ops(kind, inputs, [to or self._name(kind)], **attributes)[0]
 
@@ -44,14 +48,16 @@ class _Graph:
         self.nodes.append(self.helper.make_node(kind, inputs, outputs, name=self._name(kind), **attributes))
         return list(outputs)
 
-    def split(self, tensor: str, sizes: str, parts: int) -> list[str]:
-        return self.ops("Split", [tensor, sizes], [f"{self._name('part')}_{j}" for j in range(parts)], axis=1)
+    def halves(self, tensor: str, axis: int) -> list[str]:
+        name = self._name("half")
+        return self.ops("Split", [tensor], [f"{name}_{half}" for half in range(2)], axis=axis, num_outputs=2)
 
     def norm(self, x: str, name: str) -> str:
-        return self.op("LayerNormalization", x, f"{name}.scale", f"{name}.bias", epsilon=NORM_EPSILON)
+        scale, bias = self.weight(f"{name}.scale"), self.weight(f"{name}.bias")
+        return self.op("LayerNormalization", x, scale, bias, epsilon=NORM_EPSILON)
 
     def linear(self, x: str, name: str) -> str:
-        return self.op("Gemm", x, f"{name}.weight", f"{name}.bias")
+        return self.op("Gemm", x, self.weight(f"{name}.weight"), self.weight(f"{name}.bias"))
 
     def graph(self, name: str, inputs: Tensors, outputs: Tensors) -> Any:
         def info(tensors: Tensors) -> list[Any]:
@@ -71,97 +77,45 @@ class _Graph:
         return f"{self._prefix}{kind.lower()}_{len(self.nodes)}"
 
 
-def advance_graph(weights: Weights, blocks: int) -> bytes:
-    """The events of a packed batch, one wave after the other (``operators.interest.Encoder.advance``).
+def stage_graph(weights: Weights, stage: int, blocks: int) -> bytes:
+    """What lies between two recurrences, for all P events of a call at once.
 
-    hidden (B, S), item_rows, event_types, gaps (P,) int64, waves (T,) int64, item_embeddings (N, D) -> hidden_out
-    (B, S), vector (B, D). ``weights`` are those of ``models.export.fold``; S = blocks x (real, imaginary) x channels.
+    The recurrent unit is linear (Orvieto et al. 2023), so that nothing but its elementwise recurrence has to go event
+    by event: every matrix product is in a stage. ``weights`` are those of ``models.export.fold``, H is the channels.
 
-    All waves are one call: the loop is a node, so that the interpreter is left once a batch and states stay on the
-    device. Nothing that follows the last block's recurrence reaches a state, so it is done once, for the last wave.
+    Stage 0: item_rows, event_types, gaps (P,) int64, item_embeddings (N, D) -> x (P, D), u (P, 2H).
+    Stage n: x_before (P, D), h (P, 2H), the state after each event -> x, u of the next block.
+    Stage ``blocks``: also places (B,) int64, of each user's last event -> vector (B, D).
     """
-    graph = _Graph()
+    graph = _Graph(weights)
     kinds: Any = importlib.import_module("onnx").TensorProto
-    width, channels = weights["type_embeddings"].shape[1], len(weights["0.decay_real"])
-    for name, value in weights.items():
-        if ".decay_" not in name:
-            graph.constant(name, value)
-    for block in range(blocks):
-        real, imaginary = weights[f"{block}.decay_real"], weights[f"{block}.decay_imaginary"]
-        graph.constant(f"{block}.keep", np.concatenate([real, real]))
-        graph.constant(f"{block}.turn", np.concatenate([-imaginary, imaginary]))
-    graph.constant("none", np.array([0], np.int64))
-    graph.constant("true", np.array(True))
-    graph.constant("halves", np.array([channels] * 2, np.int64))
-    item = graph.op("Gather", "item_embeddings", "item_rows")  # (P, D)
-    types, gaps = graph.op("Gather", "type_embeddings", "event_types"), graph.op("Gather", "gap_embeddings", "gaps")
-    inputs = graph.norm(graph.op("Add", item, graph.op("Add", types, gaps)), "norm")
-    graph.op("Identity", inputs, to="inputs")
-    of_blocks = graph.constant("blocks", np.array([2 * channels] * blocks, np.int64))
-    starts = graph.ops("Split", ["hidden", of_blocks], [f"{block}.start" for block in range(blocks)], axis=1)
-    before = [graph.op("Slice", start, "none", "none", "none") for start in starts]  # (0, 2H) each
-    before.append(graph.op("Slice", "inputs", "none", "none", "none"))
-    waves = graph.op("Squeeze", graph.op("Shape", "waves"))
-    body = _wave(width, channels, blocks)
-    *_, last = ends = graph.ops(
-        "Loop",
-        [waves, "true", "none", "none", *before],
-        ["events", "users", *(f"{block}.end" for block in range(blocks)), "last"],
-        body=body,
-    )
-    states = ends[2:-1]
-    graph.op("Concat", *states, to="hidden_out", axis=1)
-    graph.op("Identity", _mix(graph, last, states[-1], blocks - 1), to="vector")
-    hidden: tuple[Any, list[int | str]] = (kinds.FLOAT, ["users", 2 * blocks * channels])
-    indices: tuple[Any, list[int | str]] = (kinds.INT64, ["events"])
-    return graph.model(
-        "advance",
-        {
-            "hidden": hidden,
-            "item_rows": indices,
-            "event_types": indices,
-            "gaps": indices,
-            "waves": (kinds.INT64, ["waves"]),
-            "item_embeddings": (kinds.FLOAT, ["items", width]),
-        },
-        {"hidden_out": hidden, "vector": (kinds.FLOAT, ["users", width])},
-    )
+    width, states = weights["0.b.weight"].shape
+    of_events: tuple[Any, list[int | str]] = (kinds.INT64, ["events"])
+    x_of_events: tuple[Any, list[int | str]] = (kinds.FLOAT, ["events", width])
+    states_of_events: tuple[Any, list[int | str]] = (kinds.FLOAT, ["events", states])
+    if stage == 0:
+        x = _inputs(graph)
+        inputs: Tensors = dict.fromkeys(("item_rows", "event_types", "gaps"), of_events)
+        inputs["item_embeddings"] = (kinds.FLOAT, ["items", width])
+    elif stage < blocks:
+        x = _mix(graph, "x_before", "h", stage - 1)
+        inputs = {"x_before": x_of_events, "h": states_of_events}
+    else:  # nothing that follows the last recurrence reaches a state: it is done for the last events alone
+        last = graph.op("Gather", "x_before", "places"), graph.op("Gather", "h", "places")
+        graph.op("Identity", _mix(graph, *last, stage - 1), to="vector")
+        inputs = {"x_before": x_of_events, "h": states_of_events, "places": (kinds.INT64, ["users"])}
+        return graph.model(f"stage_{stage}", inputs, {"vector": (kinds.FLOAT, ["users", width])})
+    graph.op("Identity", x, to="x")
+    graph.op("Identity", graph.linear(x, f"{stage}.b"), to="u")
+    return graph.model(f"stage_{stage}", inputs, {"x": x_of_events, "u": states_of_events})
 
 
-def _wave(width: int, channels: int, blocks: int) -> Any:
-    """Body of the loop: the users of the wave before and those who join them take one step.
-
-    Carries the events done, the users of the wave, the state of each block, and the input of the last block's mixing.
-    """
-    wave = _Graph("wave_")
-    kinds: Any = importlib.import_module("onnx").TensorProto
-    users = wave.op("Gather", "waves", wave.op("Unsqueeze", "number", "none"))  # (1,)
-    done = wave.op("Add", "done_before", users)
-    x = wave.op("Slice", "inputs", "done_before", done, "none")  # (n, D)
-    states: list[str] = []
-    for block in range(blocks):
-        joining = wave.op("Slice", f"{block}.start", "users_before", users, "none")
-        h = wave.op("Concat", f"{block}.before", joining, axis=0)  # (n, 2H)
-        real, imaginary = wave.split(h, "halves", 2)
-        turned = wave.op("Mul", wave.op("Concat", imaginary, real, axis=1), f"{block}.turn")
-        decayed = wave.op("Add", wave.op("Mul", h, f"{block}.keep"), turned)
-        states.append(wave.op("Add", decayed, wave.linear(x, f"{block}.b")))
-        if block < blocks - 1:
-            x = _mix(wave, x, states[-1], block)
-    carried = [done, users, *states, x]
-    outputs = [wave.op("Identity", name) for name in ("goes_on", *carried)]
-
-    def shapes(size: str) -> list[tuple[Any, list[int | str]]]:
-        of_states = [(kinds.FLOAT, [f"{size}_{block}", 2 * channels]) for block in range(blocks)]
-        return [(kinds.INT64, [1]), (kinds.INT64, [1]), *of_states, (kinds.FLOAT, [size, width])]
-
-    names = ["done_before", "users_before", *(f"{block}.before" for block in range(blocks)), "x_before"]
-    goes_on: tuple[Any, list[int | str]] = (kinds.BOOL, [])
-    return wave.graph(
-        "wave",
-        {"number": (kinds.INT64, []), "goes_on": goes_on, **dict(zip(names, shapes("before"), strict=True))},
-        dict(zip(outputs, [goes_on, *shapes("now")], strict=True)),
-    )
+def _inputs(graph: _Graph) -> str:
+    """What the first block is given of each event, (P, D)."""
+    item = graph.op("Gather", "item_embeddings", "item_rows")
+    types = graph.op("Gather", graph.weight("type_embeddings"), "event_types")
+    gaps = graph.op("Gather", graph.weight("gap_embeddings"), "gaps")
+    return graph.norm(graph.op("Add", item, graph.op("Add", types, gaps)), "norm")
 
 
 def _mix(graph: _Graph, x: str, state: str, block: int) -> str:
@@ -169,6 +123,85 @@ def _mix(graph: _Graph, x: str, state: str, block: int) -> str:
     z = graph.norm(graph.op("Add", x, graph.linear(state, f"{block}.c")), f"{block}.norm1")
     wide = graph.op("Gelu", graph.linear(z, f"{block}.w1"))
     return graph.norm(graph.op("Add", z, graph.linear(wide, f"{block}.w2")), f"{block}.norm2")
+
+
+def recurrence_graph() -> bytes:
+    """``operators.kernels.recur`` where no compiled code reaches: on a GPU.
+
+    u (P, 2H), positions (P,) int64, of each event among its user's, firsts and places (B,) int64, of each user's first
+    and last event, start (B, 2H), decay (2, H), doublings () int64 -> h (P, 2H), end (B, 2H).
+
+    After n doublings h holds the newest 2**n events of its user (Hillis and Steele 1986, "Data Parallel Algorithms"),
+    so that the longest history takes the logarithm of its length, not a round an event.
+    """
+    graph = _Graph()
+    kinds: Any = importlib.import_module("onnx").TensorProto
+    for name, value in (("first", 0), ("second", 1), ("true", True)):
+        graph.constant(name, np.array(value))
+    graph.constant("lag", np.array([1], np.int64))
+    real, imaginary = graph.halves("decay", axis=0)  # (1, H) each
+    of_first = graph.op("Unsqueeze", "firsts", "lag")  # (B, 1)
+    begun = graph.op("ScatterND", "u", of_first, _decayed(graph, "start", real, imaginary), reduction="add")
+    size = graph.op("Squeeze", graph.op("Shape", "positions"))
+    graph.op("Range", "first", size, "second", to="events")
+    graph.op("Unsqueeze", "positions", "lag", to="places_in_history")  # (P, 1)
+    carried = [begun, real, imaginary, "lag"]
+    h, *_ = graph.ops(
+        "Loop", ["doublings", "true", *carried], ["h", "power_real", "power_imaginary", "reach"], body=_doubling()
+    )
+    graph.op("Gather", h, "places", to="end")
+    of_events: tuple[Any, list[int | str]] = (kinds.FLOAT, ["size", "states"])
+    of_users: tuple[Any, list[int | str]] = (kinds.FLOAT, ["users", "states"])
+    inputs: Tensors = {
+        "u": of_events,
+        "positions": (kinds.INT64, ["size"]),
+        "firsts": (kinds.INT64, ["users"]),
+        "places": (kinds.INT64, ["users"]),
+        "start": of_users,
+        "decay": (kinds.FLOAT, [2, "channels"]),
+        "doublings": (kinds.INT64, []),
+    }
+    return graph.model("recurrence", inputs, {"h": of_events, "end": of_users})
+
+
+def _doubling() -> Any:
+    """Body of the loop: every state takes in the one ``lag`` events before it, decayed that often."""
+    body = _Graph(prefix="doubling_")
+    kinds: Any = importlib.import_module("onnx").TensorProto
+    body.constant("nothing", np.zeros(1, np.float32))
+    earlier = body.op("Gather", "before", body.op("Max", body.op("Sub", "events", "lag_now"), "first"))  # (P, 2H)
+    is_own = body.op("GreaterOrEqual", "places_in_history", "lag_now")  # (P, 1)
+    added = body.op("Where", is_own, _decayed(body, earlier, "real", "imaginary"), "nothing")
+    both = body.op("Mul", "real", "imaginary")
+    squares = body.op("Mul", "real", "real"), body.op("Mul", "imaginary", "imaginary")
+    following = [
+        body.op("Add", "before", added),
+        body.op("Sub", *squares),
+        body.op("Add", both, both),
+        body.op("Add", "lag_now", "lag_now"),
+    ]
+    goes_on: tuple[Any, list[int | str]] = (kinds.BOOL, [])
+    carried: list[tuple[Any, list[int | str]]] = [
+        (kinds.FLOAT, ["size", "states"]),
+        (kinds.FLOAT, [1, "channels"]),
+        (kinds.FLOAT, [1, "channels"]),
+        (kinds.INT64, [1]),
+    ]
+    names = ["before", "real", "imaginary", "lag_now"]
+    still = body.op("Identity", "goes_on")
+    return body.graph(
+        "doubling",
+        {"number": (kinds.INT64, []), "goes_on": goes_on, **dict(zip(names, carried, strict=True))},
+        {still: goes_on, **dict(zip(following, carried, strict=True))},
+    )
+
+
+def _decayed(graph: _Graph, state: str, real: str, imaginary: str) -> str:
+    """Complex products of states (n, 2H), real halves first, and eigenvalues (1, H)."""
+    of_state = graph.halves(state, axis=1)
+    products = [[graph.op("Mul", half, part) for part in (real, imaginary)] for half in of_state]
+    turned = graph.op("Sub", products[0][0], products[1][1]), graph.op("Add", products[0][1], products[1][0])
+    return graph.op("Concat", *turned, axis=1)
 
 
 def rank_graph(width: int) -> bytes:

@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -12,26 +12,29 @@ from operators.interest import EVENT_TYPES, GAP_BUCKETS
 from operators.wire import UNDECODABLE
 
 __all__ = [
-    "ADVANCE_FILE",
     "BIAS_FILE",
+    "DECAY_FILE",
     "EMBEDDINGS_FILE",
     "FORMAT",
     "FUSION_FILE",
     "LOG_FILE",
-    "MODEL_FILES",
     "RANK_FILE",
+    "RECURRENCE_FILE",
     "VOCABULARY_FILE",
     "Evaluation",
     "Manifest",
     "hash_files",
     "load_artefact",
     "load_manifest",
+    "model_files",
+    "stage_files",
     "version_of",
     "write_manifest",
 ]
 
 MANIFEST_FILE: Final = "manifest.json"
-ADVANCE_FILE: Final = "advance.onnx"
+RECURRENCE_FILE: Final = "recurrence.onnx"
+DECAY_FILE: Final = "decay.npy"
 RANK_FILE: Final = "rank.onnx"
 EMBEDDINGS_FILE: Final = "item_embeddings.npy"
 BIAS_FILE: Final = "item_bias.npy"
@@ -39,8 +42,7 @@ VOCABULARY_FILE: Final = "vocabulary.json"
 LOG_FILE: Final = "training.json"
 FUSION_FILE: Final = "fusion.json"
 """Weights of the parts of a list; a model may come without."""
-MODEL_FILES: Final = (ADVANCE_FILE, RANK_FILE, EMBEDDINGS_FILE, BIAS_FILE, VOCABULARY_FILE)
-FORMAT: Final = 2
+FORMAT: Final = 3
 
 
 class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,6 +68,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Rows of the item matrix (N), with row 0 for every item outside the vocabulary."""
     vector_width: int
     hidden_width: int
+    blocks: Annotated[int, msgspec.Meta(ge=1)]
+    """Recurrent units, one behind the other; ``hidden`` is theirs in this order."""
     event_types: tuple[str, ...]
     gap_buckets: int
     files: dict[str, str]
@@ -78,6 +82,17 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     evaluations: list[Evaluation] = []
 
 
+def stage_files(blocks: int) -> tuple[str, ...]:
+    """The files of ``models.graphs.stage_graph``, in order."""
+    return tuple(f"stage_{stage}.onnx" for stage in range(blocks + 1))
+
+
+def model_files(blocks: int) -> tuple[str, ...]:
+    """The files that every model of so many blocks has."""
+    of_encoder = (*stage_files(blocks), RECURRENCE_FILE, DECAY_FILE)
+    return (*of_encoder, RANK_FILE, EMBEDDINGS_FILE, BIAS_FILE, VOCABULARY_FILE)
+
+
 def hash_files(directory: Path, names: tuple[str, ...]) -> dict[str, str]:
     """SHA-256 of each file of ``directory``.
 
@@ -88,8 +103,8 @@ def hash_files(directory: Path, names: tuple[str, ...]) -> dict[str, str]:
 
 
 def version_of(name: str, files: dict[str, str]) -> str:
-    """Name and twelve digits over the hashes of the model's files (not of the training log)."""
-    text = "\n".join(f"{file} {files[file]}" for file in MODEL_FILES)
+    """Name and twelve digits over the hashes of what makes vectors and scores."""
+    text = "\n".join(f"{file} {files[file]}" for file in sorted(files.keys() - {LOG_FILE, FUSION_FILE}))
     return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
@@ -120,7 +135,7 @@ def load_artefact(directory: Path) -> tuple[Manifest, dict[str, bytes]]:
         raise ModelError(f"{path} is not a manifest ({error}); {_FIX}") from error
     if manifest.format != FORMAT:
         raise ModelError(f"{path} has format {manifest.format}, expected {FORMAT}; {_FIX}")
-    for name in MODEL_FILES:
+    for name in model_files(manifest.blocks):
         if name not in manifest.files:
             raise ModelError(f"{path} does not list {name}; {_FIX}")
     contents: dict[str, bytes] = {}

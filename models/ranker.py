@@ -5,7 +5,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Ranker", "run_bound"]
+from models.sessions import run_bound
+
+__all__ = ["Ranker"]
 
 _SCORES_MAX: Final = 32 * 1024 * 1024
 """Scores of one call: bounds the memory of a large catalogue."""
@@ -51,27 +53,10 @@ class Ranker:
         count = np.array([min(k, self._items)], np.int64)
         parts = [
             run_bound(
-                self._session,
-                {"vector": vectors[at : at + self._rows], "k": count},
-                self._held,
-                ("scores", "rows"),
+                self._session, self._held | {"vector": vectors[at : at + self._rows], "k": count}, ("scores", "rows")
             )
             for at in range(0, max(len(vectors), 1), self._rows)
         ]
-        scores, rows = parts[0] if len(parts) == 1 else [np.concatenate(column) for column in zip(*parts, strict=True)]
+        columns = [[value.numpy() for value in column] for column in zip(*parts, strict=True)]
+        scores, rows = (column[0] if len(column) == 1 else np.concatenate(column) for column in columns)
         return scores, rows
-
-
-def run_bound(
-    session: Any, inputs: dict[str, NDArray[Any]], held: dict[str, Any], outputs: tuple[str, ...]
-) -> list[NDArray[Any]]:
-    """One call; ``held`` tensors stay on the device, the others travel there and back."""
-    binding = session.io_binding()
-    for name, array in inputs.items():
-        binding.bind_cpu_input(name, np.ascontiguousarray(array))
-    for name, value in held.items():
-        binding.bind_ortvalue_input(name, value)
-    for name in outputs:
-        binding.bind_output(name, "cpu")
-    session.run_with_iobinding(binding)
-    return binding.copy_outputs_to_cpu()

@@ -14,26 +14,30 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from models.advance import Advance, OnDevice, in_place
 from models.errors import ModelError
 from models.manifest import (
-    ADVANCE_FILE,
     BIAS_FILE,
+    DECAY_FILE,
     EMBEDDINGS_FILE,
     FUSION_FILE,
     RANK_FILE,
+    RECURRENCE_FILE,
     VOCABULARY_FILE,
     Manifest,
     load_artefact,
+    stage_files,
 )
 from models.precision import unpack_rows
-from models.ranker import Ranker, run_bound
+from models.ranker import Ranker
+from models.sessions import device_of, open_session
 from operators.explaining import mean_response
 from operators.fusion import Fusion
 from operators.interest import EVENT_TYPES, OUT_OF_VOCABULARY, PackedJobs
 from operators.kernels import dots, pair_dots, rows_in
 from operators.wire import UNDECODABLE
 
-__all__ = ["DEFAULT_ARTEFACT", "OnnxEncoder", "Providers", "open_session"]
+__all__ = ["DEFAULT_ARTEFACT", "OnnxEncoder", "Providers"]
 
 DEFAULT_ARTEFACT: Final = Path(__file__).parent / "artefact"
 """The model that is part of the package: Complete Journey, 13,343 products."""
@@ -46,10 +50,9 @@ Providers = Literal["auto", "cpu", "cuda"]
 class _Sessions(NamedTuple):
     """What a call needs of one device, in one piece: a second thread may be in a call when they are made anew."""
 
-    device: str
-    advance: Any
-    embeddings: Any
-    """The item matrix, on the device."""
+    provider: str
+    """The execution provider that they really got."""
+    advance: Advance
     ranker: Ranker
 
 
@@ -70,16 +73,18 @@ class OnnxEncoder:
         shape = (self.manifest.items, self.manifest.vector_width)
         self._embeddings = _array(artefact / EMBEDDINGS_FILE, contents[EMBEDDINGS_FILE], shape)
         self._trained_bias = _array(artefact / BIAS_FILE, contents[BIAS_FILE], shape[:1])
+        channels = self.manifest.hidden_width // (2 * self.manifest.blocks)
+        self._decay = _array(artefact / DECAY_FILE, contents[DECAY_FILE], (self.manifest.blocks, 2, channels))
         self._bias = self._trained_bias.copy()
         self._bias[OUT_OF_VOCABULARY] = -np.inf
         self._bias_edition = 0
         self._ort: Any = importlib.import_module("onnxruntime")
         self._artefact, self._threads = artefact, threads
-        self._graphs = contents[ADVANCE_FILE], contents[RANK_FILE]
+        self._contents = {name: content for name, content in contents.items() if name.endswith(".onnx")}
         self._wanted = _wanted_providers(self._ort, providers)
         self._lengths = np.maximum(np.linalg.norm(self._embeddings, axis=1), _LENGTH_MIN)
         self.reopen()
-        _check_shapes(self._sessions.advance, self.manifest, artefact / ADVANCE_FILE)
+        _check_shapes(self._sessions.advance.stages[0], self.manifest, artefact)
         if providers == "cuda" and self.provider != "CUDAExecutionProvider":
             raise ModelError("CUDA was asked for but ONNX Runtime could not start it; see `headwater doctor`")
 
@@ -89,18 +94,21 @@ class OnnxEncoder:
         Raises:
             ModelError: ONNX Runtime refuses a graph.
         """
-        advance, rank = self._graphs
-        session = open_session(self._ort, advance, self._wanted, self._threads, self._artefact / ADVANCE_FILE)
-        ranks = open_session(self._ort, rank, self._wanted, self._threads, self._artefact / RANK_FILE)
-        device = "cuda" if session.get_providers()[0] == "CUDAExecutionProvider" else "cpu"
+        stages = [self._open(name) for name in stage_files(self.manifest.blocks)]
+        device = device_of(stages[0])
         embeddings = self._ort.OrtValue.ortvalue_from_numpy(self._embeddings.copy(), device, 0)
+        recurrence = in_place if device == "cpu" else OnDevice(self._open(RECURRENCE_FILE), device)
+        advance = Advance(stages, recurrence, self._decay, embeddings, device)
         edition = self._bias_edition  # before the copy: what changes meanwhile is of a later edition
-        ranker = Ranker(self._ort, ranks, self._embeddings, self._bias, device, edition)
-        self._sessions = _Sessions(device, session, embeddings, ranker)
+        ranker = Ranker(self._ort, self._open(RANK_FILE), self._embeddings, self._bias, device, edition)
+        self._sessions = _Sessions(str(stages[0].get_providers()[0]), advance, ranker)
+
+    def _open(self, name: str) -> Any:
+        return open_session(self._ort, self._contents[name], self._wanted, self._threads, self._artefact / name)
 
     def fall_back(self) -> bool:
         """Reopen on the CPU; False where the sessions are there already."""
-        if self._sessions.device == "cpu":
+        if self._sessions.advance.device == "cpu":
             return False
         self._wanted = _wanted_providers(self._ort, "cpu")
         self.reopen()
@@ -109,7 +117,7 @@ class OnnxEncoder:
     @property
     def provider(self) -> str:
         """The execution provider that the sessions really got."""
-        return str(self._sessions.advance.get_providers()[0])
+        return self._sessions.provider
 
     @property
     def version(self) -> str:
@@ -140,18 +148,7 @@ class OnnxEncoder:
         return self._items[row]
 
     def advance(self, packed: PackedJobs) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        inputs: dict[str, NDArray[Any]] = {
-            "hidden": packed.hidden,
-            "item_rows": packed.rows,
-            "event_types": packed.types,
-            "gaps": packed.gaps,
-            "waves": packed.waves,
-        }
-        sessions = self._sessions
-        hidden_out, vectors = run_bound(
-            sessions.advance, inputs, {"item_embeddings": sessions.embeddings}, ("hidden_out", "vector")
-        )
-        return hidden_out, vectors
+        return self._sessions.advance(packed)
 
     def top_k(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         ranker = self._sessions.ranker
@@ -219,27 +216,6 @@ def _has_driver() -> bool:
     return True
 
 
-def open_session(ort: Any, model: bytes, providers: list[str], threads: int, name: object = "a graph") -> Any:
-    """A session with the settings that the worker runs models with.
-
-    Args:
-        ort: the module ``onnxruntime``.
-        model: a serialized graph.
-        name: what an error calls it.
-
-    Raises:
-        ModelError: ONNX Runtime refuses it.
-    """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores are shared with Kafka's loop
-    try:
-        return ort.InferenceSession(model, options, providers=providers)
-    except Exception as error:
-        raise ModelError(f"ONNX Runtime cannot load {name} ({error}); export the model again") from error
-
-
 def _vocabulary(artefact: Path, content: bytes, manifest: Manifest) -> list[str]:
     path = artefact / VOCABULARY_FILE
     try:
@@ -270,9 +246,11 @@ def _array(path: Path, content: bytes, shape: tuple[int, ...]) -> NDArray[np.flo
     return array
 
 
-def _check_shapes(session: Any, manifest: Manifest, path: Path) -> None:
-    shapes = {tensor.name: tensor.shape for tensor in session.get_inputs()}
-    for name, width in (("hidden", manifest.hidden_width), ("item_embeddings", manifest.vector_width)):
+def _check_shapes(first_stage: Any, manifest: Manifest, artefact: Path) -> None:
+    path = artefact / stage_files(manifest.blocks)[0]
+    shapes = {tensor.name: tensor.shape for tensor in (*first_stage.get_inputs(), *first_stage.get_outputs())}
+    expected = {"item_embeddings": manifest.vector_width, "u": manifest.hidden_width / manifest.blocks}
+    for name, width in expected.items():
         actual = shapes.get(name, [None])[-1]
         if actual != width:
-            raise ModelError(f"{path}: {name} is {actual} wide, the manifest says {width}; export the model again")
+            raise ModelError(f"{path}: {name} is {actual} wide, the manifest says {width:g}; export the model again")

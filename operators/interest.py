@@ -62,11 +62,7 @@ class EncoderError(RuntimeError):
 
 
 class PackedJobs(NamedTuple):
-    """The P events of B users, packed wave by wave so that nothing is padded.
-
-    All users end together: the last wave holds everyone's last event, the one before it the last event but one of
-    whoever has one, and so on. With the users by falling number of events each wave is of a prefix of them.
-    """
+    """The P events of B users, user after user, the oldest of each first; each user has some."""
 
     hidden: NDArray[np.float32]
     """(B, S) before the events."""
@@ -74,8 +70,8 @@ class PackedJobs(NamedTuple):
     types: NDArray[np.int64]
     gaps: NDArray[np.int64]
     """(P,) inputs of the events, each of the three."""
-    waves: NDArray[np.int64]
-    """(T,) events of each wave; never falling, B in the end, P in all."""
+    ends: NDArray[np.int64]
+    """(B,) the events of user n are those from ``ends[n - 1]``, or 0, up to ``ends[n]``."""
 
 
 class Encoder(Protocol):
@@ -175,21 +171,23 @@ def step(
     gaps: NDArray[np.int64],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """One event for each of B users: hidden (B, S) and inputs (B,) -> hidden' (B, S), vectors (B, D)."""
-    return encoder.advance(PackedJobs(hidden, rows, types, gaps, np.array([len(rows)], np.int64)))
+    return encoder.advance(PackedJobs(hidden, rows, types, gaps, np.arange(1, len(rows) + 1)))
 
 
 def advance_by_steps(
     step: Callable[..., tuple[NDArray[np.float32], NDArray[np.float32]]], packed: PackedJobs
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """``Encoder.advance`` by ``step(hidden, rows, types, gaps)``, which takes one event for each of its users."""
-    hidden, *columns, waves = packed
-    states, vectors, start = hidden[:0], hidden[:0], 0
-    for users in waves.tolist():
-        wave = slice(start, start + users)
-        states, vectors = step(
-            np.concatenate([states, hidden[len(states) : users]]), *(column[wave] for column in columns)
-        )
-        start += users
+    """``Encoder.advance`` by ``step(hidden, rows, types, gaps)``, which takes one event for each of its users.
+
+    The first call takes everybody's first event, the next one the second events of those who have one, and so on.
+    """
+    hidden, *columns, ends = packed
+    lengths = np.diff(ends, prepend=0)
+    states, vectors = step(hidden, *(column[ends - lengths] for column in columns))
+    for n in range(1, int(lengths.max(initial=0))):
+        users = np.flatnonzero(lengths > n)
+        places = (ends - lengths)[users] + n
+        states[users], vectors[users] = step(states[users], *(column[places] for column in columns))
     return states, vectors
 
 
@@ -205,17 +203,12 @@ def effects_by_gathering(encoder: Encoder, listed: NDArray[np.int64], events: ND
     return np.einsum("bkd,bed->bke", encoder.embeddings(known), encoder.influences(events))
 
 
-def pack_jobs(jobs: Sequence[Job], hidden_width: int) -> tuple[NDArray[np.int64], PackedJobs]:
-    """The jobs, of which there is one at least, packed, and their order (B,): by falling number of events."""
-    lengths = np.array([len(job.rows) for job in jobs], np.int64)
-    order = np.argsort(-lengths, kind="stable")
-    events, waves = _waves(lengths, order)
-    rows, types, gaps = (np.concatenate(column)[events] for column in zip(*(job[1:] for job in jobs), strict=True))
+def pack_jobs(jobs: Sequence[Job], hidden_width: int) -> PackedJobs:
+    """The jobs, of which there is one at least, in their order."""
+    rows, types, gaps = (np.concatenate(column) for column in zip(*(job[1:] for job in jobs), strict=True))
     fresh = np.zeros(hidden_width, np.float32)
-    falling: list[int] = order.tolist()
-    before = [jobs[place].hidden for place in falling]
-    hidden = np.stack([fresh if state is None else state for state in before])
-    return order, PackedJobs(hidden, rows, types, gaps, waves)
+    hidden = np.stack([fresh if job.hidden is None else job.hidden for job in jobs])
+    return PackedJobs(hidden, rows, types, gaps, np.cumsum([len(job.rows) for job in jobs]))
 
 
 def refresh(encoder: Encoder, jobs: Sequence[Job]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -225,25 +218,4 @@ def refresh(encoder: Encoder, jobs: Sequence[Job]) -> tuple[NDArray[np.float32],
     """
     if not jobs:
         return np.zeros((0, encoder.hidden_width), np.float32), np.zeros((0, encoder.vector_width), np.float32)
-    order, packed = pack_jobs(jobs, encoder.hidden_width)
-    hidden, vectors = encoder.advance(packed)
-    back = np.empty(len(jobs), np.int64)
-    back[order] = np.arange(len(jobs))
-    return hidden[back], vectors[back]
-
-
-def _waves(lengths: NDArray[np.int64], order: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Layout of ``PackedJobs`` of users whose events lie one user after the other.
-
-    Args:
-        lengths: (B,) events of each user.
-        order: (B,) users by falling number of events.
-
-    Returns the place of each packed event (P,) in the columns, and the waves (T,).
-    """
-    longest = int(lengths[order[0]])
-    falling = -lengths[order]
-    waves = np.searchsorted(falling, np.arange(-longest, 0), side="right")
-    in_first_wave = np.cumsum(lengths)[order] - longest
-    events = [in_first_wave[:users] + wave for wave, users in enumerate(waves.tolist())]
-    return np.concatenate(events), waves
+    return encoder.advance(pack_jobs(jobs, encoder.hidden_width))

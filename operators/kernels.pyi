@@ -87,6 +87,26 @@ def pair_dots(
     """
     ...
 
+def recur(
+    events: NDArray[np.float32],
+    ends: NDArray[np.int64],
+    decay: NDArray[np.float32],
+    states: NDArray[np.float32],
+    first: int,
+) -> None:
+    """The linear recurrence h = decay * h + u over the events of many users, in complex numbers and in place.
+
+    Args:
+        events: (P, 2H), real halves first, user by user: u of each event becomes the state after it.
+        ends: (B,) the events of user n are those up to ``ends[n]``, from where the user's before end; each has some.
+        decay: (2, H) real and imaginary parts of the eigenvalues.
+        states: (B, S); 2H columns from ``first`` on are the states before, and become those after the last event.
+
+    Raises:
+        ValueError: arrays of other shapes, or ends that are not of the events.
+    """
+    ...
+
 def strongest(
     effects: NDArray[np.float32],
     recent: NDArray[np.int64],

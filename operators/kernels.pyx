@@ -197,6 +197,35 @@ def pair_dots(
                     products[line, at, place] = _dot(&matrix[row, 0], &other[second, 0], width)
 
 
+def recur(
+    float[:, ::1] events, const int64_t[::1] ends, const float[:, ::1] decay, float[:, ::1] states, Py_ssize_t first
+):
+    """See ``kernels.pyi``."""
+    cdef Py_ssize_t user, at = 0, channel, width = decay.shape[1]
+    cdef const float* keep
+    cdef const float* turn
+    cdef const float* before
+    cdef float* now
+    if decay.shape[0] != 2 or events.shape[1] != 2 * width or width == 0:
+        raise ValueError("events of another width than the eigenvalues")
+    if ends.shape[0] != states.shape[0] or not 0 <= first <= states.shape[1] - 2 * width:
+        raise ValueError("states of other users, or of another width")
+    for user in range(ends.shape[0]):
+        if not (0 if user == 0 else ends[user - 1]) < ends[user] <= events.shape[0]:
+            raise ValueError("a user without events, or ends of other events")
+    keep, turn = &decay[0, 0], &decay[1, 0]
+    for user in range(ends.shape[0]):
+        before = &states[user, first]
+        while at < ends[user]:
+            now = &events[at, 0]
+            for channel in range(width):
+                now[channel] += before[channel] * keep[channel] - before[width + channel] * turn[channel]
+                now[width + channel] += before[channel] * turn[channel] + before[width + channel] * keep[channel]
+            before = now
+            at += 1
+        memcpy(&states[user, first], before, 2 * width * sizeof(float))
+
+
 def strongest(
     const float[:, :, ::1] effects,
     const int64_t[:, ::1] recent,

@@ -20,6 +20,7 @@ __all__ = [
     "dead_letter_record_bytes_max",
     "drain_max_s",
     "encoder_backoff_max_s",
+    "encoder_call_events_max",
     "event_bytes_max",
     "explained_events_max",
     "flush_interval_s",
@@ -97,6 +98,8 @@ partition_queue_events_max: Final = 2_000
 """Records of one source partition that wait for a batch; beyond it the partition is not fetched."""
 align_wait_ms: Final = 200
 """How long a partition's events wait for another topic of theirs that is known to have more."""
+encoder_call_events_max: Final = 2_048
+"""Events of one pass through the encoder, and one user's more: about 4 KB of memory each."""
 score_batch_lists: Final = 256
 """Rows of one scoring call: bounds the score matrix to rows x catalogue x 4 bytes."""
 

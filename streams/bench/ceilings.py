@@ -94,7 +94,7 @@ def _packed(encoder: OnnxEncoder, chunks: Sequence[Chunk]) -> PackedJobs:
         Job(None, rows[start:end], decoded.events.types[start:end], gaps[start:end])
         for start, end in pairwise(decoded.bounds)
     ]
-    return pack_jobs(jobs, encoder.hidden_width)[1]
+    return pack_jobs(jobs, encoder.hidden_width)
 
 
 def through_the_core(encoder: OnnxEncoder, batches: Iterable[Sequence[Chunk]]) -> Iterator[Effects]:

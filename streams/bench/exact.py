@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from models.graphs import rank_graph
 from models.ranker import Ranker
-from models.runtime import open_session
+from models.sessions import open_session
 
 __all__ = ["Catalogue", "Search", "extended", "searches"]
 

@@ -237,12 +237,13 @@ def _peers_lines(result: Result) -> list[str]:
 
 _ON_A_DEVICE: Final = (
     "State up and state down are of a user of a batch, the others of an event or a list. So nearly all of an"
-    " event would be the host's work, and most of the device's part launches: the graph has dozens of small"
-    " operations a wave, and as many waves as the busiest user of the batch has events. ONNX Runtime captures no"
-    " loop as a CUDA graph, and the waves are a loop; so that is not built. Nor is a cache of states on the"
-    " device, which would save `state up` (new states come down to the changelog in any case), nor float16"
-    " products, which would halve limits that do not bind. Items and biases stay on the device, and scores never"
-    " leave it, by the same binding that the tests use on the CPU."
+    " event would be the host's work, and most of the device's part launches: of a call for the products of each"
+    " block, and of a recurrence of a dozen small operations for every doubling of the busiest user's events. ONNX"
+    " Runtime captures no loop as a CUDA graph, and no shapes that change from call to call; so that is not built."
+    " Nor is a cache of states on the device, which would save `state up` (new states come down to the changelog in"
+    " any case), nor float16 products, which would halve limits that do not bind. Items, biases and what passes"
+    " from block to block stay on the device, and scores never leave it, by the same binding that the tests use on"
+    " the CPU; the recurrence of the GPU is tested there, too."
 )
 
 

@@ -1,4 +1,4 @@
-"""The bench's arithmetic: stretches, recorded batches, waves, ratios, and the checks of what was measured."""
+"""The bench's arithmetic: stretches, recorded batches, ratios, and the checks of what was measured."""
 
 import os
 import re
@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 
 from operators.batches import decode_chunks
@@ -94,7 +95,7 @@ def test_recorded_batches_are_those_of_the_run() -> None:
 
 
 class _CountingEncoder(FakeEncoder):
-    """Keeps rows and waves of every advance and the size of every ranking call."""
+    """Keeps the rows of every advance, the users' lengths in order, and the size of every ranking call."""
 
     def __init__(self) -> None:
         super().__init__(items(5))
@@ -102,7 +103,7 @@ class _CountingEncoder(FakeEncoder):
         self.ranked: list[int] = []
 
     def advance(self, packed: Any) -> Any:
-        self.advanced.append((packed.rows.tolist(), packed.waves.tolist()))
+        self.advanced.append((packed.rows.tolist(), sorted(np.diff(packed.ends, prepend=0).tolist())))
         return super().advance(packed)
 
     def top_k(self, vectors: Any, k: int) -> Any:
@@ -118,8 +119,8 @@ def test_encoder_alone_takes_the_batches_of_the_pipeline() -> None:
     rate = ceilings.encoder_alone(encoder, batches)
     encoder = core
     done = ceilings.core_alone(encoder, batches)
-    assert [(sorted(rows), waves) for rows, waves in alone.advanced] == [
-        (sorted(rows), waves) for rows, waves in core.advanced
+    assert [(sorted(rows), lengths) for rows, lengths in alone.advanced] == [
+        (sorted(rows), lengths) for rows, lengths in core.advanced
     ]
     assert alone.ranked == core.ranked
     assert rate.events_per_s / rate.lists_per_s == pytest.approx(120 / sum(alone.ranked))

@@ -14,7 +14,7 @@ from models import compress as compress_module  # noqa: E402
 from models.compress import OVERLAP_MIN, compress, compression_table, overlap  # noqa: E402
 from models.errors import ModelError  # noqa: E402
 from models.export import ExportConfig, export  # noqa: E402
-from models.manifest import load_manifest, version_of, write_manifest  # noqa: E402
+from models.manifest import load_manifest, stage_files, version_of, write_manifest  # noqa: E402
 from models.precision import Precision, pack_rows, quantized, unpack_rows  # noqa: E402
 from models.runtime import DEFAULT_ARTEFACT, OnnxEncoder  # noqa: E402
 
@@ -51,7 +51,7 @@ def test_a_compressed_model_is_small_and_its_lists_are_those_of_float32(
     assert small.manifest.precision == precision
     assert small.version == made.version == version_of(made.name, made.files) != reference.version
     assert made.evaluations == []
-    for name in ("item_embeddings.npy", "advance.onnx"):
+    for name in ("item_embeddings.npy", *stage_files(2)):
         before, after = ((directory / name).stat().st_size for directory in (DEFAULT_ARTEFACT, out))
         assert after < before * (share_max if name == "item_embeddings.npy" else 0.55)
     rows = np.arange(1, reference.manifest.items)
@@ -68,13 +68,16 @@ def test_eigenvalues_stay_in_float32(tmp_path: Path) -> None:
     compress(DEFAULT_ARTEFACT, tmp_path / "half", "fp16")
 
     def constants(directory: Path) -> dict[str, np.ndarray]:
-        graph = onnx.load(str(directory / "advance.onnx")).graph
-        return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        graphs = [onnx.load(str(directory / name)).graph for name in stage_files(2)]
+        return {tensor.name: onnx.numpy_helper.to_array(tensor) for graph in graphs for tensor in graph.initializer}
 
     before, after = constants(DEFAULT_ARTEFACT), constants(tmp_path / "half")
-    for name in ("0.keep", "1.turn", "0.norm1.scale", "1.b.bias"):
+    for name in ("0.norm1.scale", "1.b.bias"):
         assert after[name].dtype == np.float32
         assert np.array_equal(before[name], after[name])
+    decays = [np.load(directory / "decay.npy") for directory in (DEFAULT_ARTEFACT, tmp_path / "half")]
+    assert decays[1].dtype == np.float32
+    assert np.array_equal(*decays)
     assert after["1.b.weight.half"].dtype == np.float16
     assert "1.b.weight" not in after
 

@@ -121,14 +121,14 @@ def test_a_graph_that_differs_is_not_written(
     out = tmp_path / "artefact"
     export(ExportConfig(trained.checkpoint, out, evaluate=False), echo=lambda line: None)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    graph = export_module.advance_graph
+    graph = export_module.stage_graph
 
-    def bent(weights: dict[str, np.ndarray], blocks: int) -> bytes:
+    def bent(weights: dict[str, np.ndarray], stage: int, blocks: int) -> bytes:
         moved = weights["1.c.bias"].copy()
         moved[0] += 1e-3
-        return graph(weights | {"1.c.bias": moved}, blocks)
+        return graph(weights | {"1.c.bias": moved}, stage, blocks)
 
-    monkeypatch.setattr(export_module, "advance_graph", bent)
+    monkeypatch.setattr(export_module, "stage_graph", bent)
     with pytest.raises(ModelError, match="differs from the float64 pass by"):
         export(ExportConfig(trained.checkpoint, out, evaluate=False), echo=lambda line: None)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before

@@ -1,4 +1,4 @@
-"""The time-gap buckets and the wave scheduler."""
+"""The time-gap buckets, and jobs in one call."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_no_jobs_no_call() -> None:
     assert encoder.step_calls == 0
 
 
-def test_jobs_of_any_length_come_back_in_their_order_with_one_call_a_wave() -> None:
+def test_jobs_of_any_length_come_back_in_their_order_with_one_step_an_event_of_the_longest() -> None:
     encoder = FakeEncoder(items(20))
     rng = np.random.default_rng(5)
     lengths = [3, 1, 7, 7, 2, 1, 5, 3]

@@ -5,12 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
+from models.advance import OnDevice
 from models.errors import ModelError
-from models.manifest import MODEL_FILES, load_artefact, load_manifest, version_of
+from models.manifest import load_artefact, load_manifest, model_files, stage_files, version_of
 from models.runtime import DEFAULT_ARTEFACT, OnnxEncoder
-from operators.interest import EVENT_TYPES, GAP_BUCKETS, OUT_OF_VOCABULARY, Encoder, Job, refresh, step
+from models.sessions import open_session
+from operators import limits
+from operators.interest import EVENT_TYPES, GAP_BUCKETS, OUT_OF_VOCABULARY, Encoder, Job, PackedJobs, refresh, step
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +45,10 @@ def run(encoder: OnnxEncoder, inputs: list[np.ndarray]) -> tuple[np.ndarray, np.
 def float64_pass(artefact: Path, embeddings: np.ndarray, inputs: list[np.ndarray]) -> np.ndarray:
     """The model as its page describes it, on the graph's own constants: rows, types, gaps (T,) -> vectors (T, D)."""
     onnx = pytest.importorskip("onnx")
-    graph = onnx.load(str(artefact / "advance.onnx")).graph
-    w: dict[str, Any] = {t.name: onnx.numpy_helper.to_array(t).astype(np.float64) for t in graph.initializer}
+    graphs = [onnx.load(str(artefact / name)).graph for name in stage_files(2)]
+    constants = [constant for graph in graphs for constant in graph.initializer]
+    w: dict[str, Any] = {t.name: onnx.numpy_helper.to_array(t).astype(np.float64) for t in constants}
+    decays = np.load(artefact / "decay.npy").astype(np.float64)
 
     def norm(x: np.ndarray, name: str) -> np.ndarray:
         x = x - x.mean(-1, keepdims=True)
@@ -50,9 +56,8 @@ def float64_pass(artefact: Path, embeddings: np.ndarray, inputs: list[np.ndarray
 
     rows, types, gaps = inputs
     x = norm(embeddings[rows] + w["type_embeddings"][types] + w["gap_embeddings"][gaps], "norm")
-    for block in "01":
-        width = len(w[block + ".keep"]) // 2
-        decay = w[block + ".keep"][:width] + 1j * w[block + ".turn"][width:]
+    for block, (real, imaginary) in zip("01", decays, strict=True):
+        decay = real + 1j * imaginary
         u = x @ w[block + ".b.weight"] + w[block + ".b.bias"]
         h, states = np.zeros(len(decay), complex), []
         for line in u:
@@ -123,6 +128,48 @@ def test_users_of_any_number_of_events_in_one_call_come_to_the_float64_full_pass
     hidden = dict(zip(started, refresh(encoder, firsts)[0], strict=True))
     rests = [Job(hidden.get(n), *(column[half:] for column in histories[n])) for n, half in enumerate(halves)]
     assert np.abs(refresh(encoder, rests)[1] - expected).max() <= 1e-5
+
+
+def test_calls_of_a_few_events_each_come_to_the_same(encoder: OnnxEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = [3, 1, 60, 17, 1, 8, 2, 33]
+    rng = np.random.default_rng(4)
+    jobs = [
+        Job(rng.standard_normal(512, np.float32), *random_inputs(encoder, (length,), seed=n))
+        for n, length in enumerate(lengths)
+    ]
+    hidden, vectors = refresh(encoder, jobs)
+    monkeypatch.setattr(limits, "encoder_call_events_max", 20)
+    parts = list[int]()
+    recurrence = encoder._sessions.advance.recurrence
+
+    def counted(u: Any, ends: Any, *rest: Any) -> Any:
+        parts.append(len(ends))
+        return recurrence(u, ends, *rest)
+
+    monkeypatch.setattr(
+        encoder, "_sessions", encoder._sessions._replace(advance=encoder._sessions.advance._replace(recurrence=counted))
+    )
+    in_parts = refresh(encoder, jobs)
+    assert parts[::2] == [2, 1, 4, 1]  # two blocks; 3 + 1, 60, 17 + 1 + 8 + 2, 33 events
+    assert np.abs(in_parts[0] - hidden).max() <= 1e-5
+    assert np.abs(in_parts[1] - vectors).max() <= 1e-5
+
+
+def test_the_recurrence_of_a_gpu_is_that_of_the_cpu(encoder: OnnxEncoder) -> None:
+    session = open_session(onnxruntime, load_artefact(DEFAULT_ARTEFACT)[1]["recurrence.onnx"], [encoder.provider], 1)
+    on_device = encoder._sessions.advance._replace(recurrence=OnDevice(session, "cpu"))
+    rng = np.random.default_rng(6)
+    for lengths in ([1], [1, 1, 1], [2, 1], [1, 2, 3, 4, 5, 8, 9, 16, 17], [300, 1, 299]):
+        hidden = rng.standard_normal((len(lengths), 512), np.float32)
+        packed = PackedJobs(hidden, *random_inputs(encoder, (sum(lengths),)), np.cumsum(lengths))
+        for ours, theirs in zip(on_device(packed), encoder.advance(packed), strict=True):
+            assert np.abs(ours - theirs).max() <= 1e-5 * max(1, np.abs(theirs).max())
+
+
+def test_nobody_is_advanced(encoder: OnnxEncoder) -> None:
+    none = np.zeros(0, np.int64)
+    hidden, vectors = step(encoder, np.zeros((0, 512), np.float32), none, none, none)
+    assert (hidden.shape, vectors.shape) == ((0, 512), (0, 64))
 
 
 def test_inputs_are_left_alone_and_results_are_the_callers(encoder: OnnxEncoder) -> None:
@@ -199,13 +246,13 @@ def rehash(artefact: Path, **changes: Any) -> None:
 
     manifest = json.loads((artefact / "manifest.json").read_text())
     manifest |= changes
-    for name in MODEL_FILES:
+    for name in model_files(2):
         manifest["files"][name] = hashlib.sha256((artefact / name).read_bytes()).hexdigest()
     manifest["version"] = version_of(manifest["name"], manifest["files"])
     (artefact / "manifest.json").write_text(json.dumps(manifest))
 
 
-@pytest.mark.parametrize("name", [*MODEL_FILES, "training.json"])
+@pytest.mark.parametrize("name", [*model_files(2), "training.json"])
 def test_an_altered_or_missing_file_is_refused(copy: Path, name: str) -> None:
     data = bytearray((copy / name).read_bytes())
     data[len(data) // 2] ^= 1
@@ -222,7 +269,7 @@ def test_a_file_that_is_replaced_after_its_hash_was_taken_is_not_read(
 ) -> None:
     def replaced(directory: Path) -> Any:
         verified = load_artefact(directory)
-        for name in MODEL_FILES:
+        for name in model_files(2):
             (directory / name).write_bytes(b"not what was hashed")
         return verified
 
@@ -256,15 +303,18 @@ def _decode_manifest_only(copy: Path) -> Any:
     [
         ({"event_types": ["view", "purchase"]}, r"event types \['view', 'click', 'purchase'\], the model \['view'"),
         ({"gap_buckets": 12}, "gap buckets 28, the model 12"),
-        ({"format": 7}, "format 7, expected 2"),
+        ({"format": 7}, "format 7, expected 3"),
         ({"items": 12}, "must hold 12 distinct ids, has 13344"),
         (
             {"vector_width": 32},
             r"item_embeddings.npy is float32 \(13344, 64\), the manifest says float32 \(13344, 32\)",
         ),
-        ({"hidden_width": 64}, "hidden is 512 wide, the manifest says 64"),
+        ({"hidden_width": 64}, r"decay.npy is float32 \(2, 2, 128\), the manifest says float32 \(2, 2, 16\)"),
+        ({"hidden_width": 514}, "stage_0.onnx: u is 256 wide, the manifest says 257"),
+        ({"blocks": 3}, "does not list stage_3.onnx"),
+        ({"blocks": 0}, "not a manifest"),
         ({"surprise": 1}, "not a manifest"),
-        ({"files": {}}, "does not list advance.onnx"),
+        ({"files": {}}, "does not list stage_0.onnx"),
         ({"version": "other"}, "has version other, but its files make lru"),
     ],
 )
@@ -278,7 +328,8 @@ def test_a_manifest_that_does_not_fit_is_refused(copy: Path, changes: dict[str, 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("advance.onnx", b"not a graph", "cannot load .*advance.onnx"),
+        ("stage_1.onnx", b"not a graph", "cannot load .*stage_1.onnx"),
+        ("decay.npy", b"not an array", "decay.npy is not a numpy array"),
         ("item_bias.npy", b"not an array", "item_bias.npy is not a numpy array"),
         ("vocabulary.json", b'{"a": 1}', "vocabulary.json is not a list of item ids"),
     ],

@@ -1,0 +1,57 @@
+"""ONNX Runtime sessions, and calls whose tensors stay where they are."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import ModelError
+
+__all__ = ["device_of", "open_session", "run_bound"]
+
+
+def open_session(ort: Any, model: bytes, providers: list[str], threads: int, name: object = "a graph") -> Any:
+    """A session with the settings that the worker runs models with.
+
+    Args:
+        ort: the module ``onnxruntime``.
+        model: a serialized graph.
+        name: what an error calls it.
+
+    Raises:
+        ModelError: ONNX Runtime refuses it.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores are shared with Kafka's loop
+    try:
+        return ort.InferenceSession(model, options, providers=providers)
+    except Exception as error:
+        raise ModelError(f"ONNX Runtime cannot load {name} ({error}); export the model again") from error
+
+
+def device_of(session: Any) -> str:
+    """ "cuda" or "cpu": where the session really runs."""
+    return "cuda" if session.get_providers()[0] == "CUDAExecutionProvider" else "cpu"
+
+
+def run_bound(session: Any, inputs: Mapping[str, Any], outputs: Sequence[str], device: str = "cpu") -> list[Any]:
+    """One call, whose outputs are left on ``device``.
+
+    Args:
+        inputs: arrays, which travel to the session's device, and ``OrtValue``s, which are there.
+
+    Returns ``OrtValue``s. On the CPU their ``numpy()`` does not copy.
+    """
+    binding = session.io_binding()
+    for name, value in inputs.items():
+        if isinstance(value, np.ndarray):
+            binding.bind_cpu_input(name, np.ascontiguousarray(cast(NDArray[Any], value)))
+        else:
+            binding.bind_ortvalue_input(name, value)
+    for name in outputs:
+        binding.bind_output(name, device)
+    session.run_with_iobinding(binding)
+    return list(binding.get_outputs())
