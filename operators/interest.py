@@ -207,8 +207,8 @@ def pack_jobs(jobs: Sequence[Job], hidden_width: int) -> PackedJobs:
     """The jobs, of which there is one at least, in their order."""
     rows, types, gaps = (np.concatenate(column) for column in zip(*(job[1:] for job in jobs), strict=True))
     fresh = np.zeros(hidden_width, np.float32)
-    hidden = np.stack([fresh if job.hidden is None else job.hidden for job in jobs])
-    return PackedJobs(hidden, rows, types, gaps, np.cumsum([len(job.rows) for job in jobs]))
+    hidden = np.concatenate([fresh if job.hidden is None else job.hidden for job in jobs])
+    return PackedJobs(hidden.reshape(-1, hidden_width), rows, types, gaps, np.cumsum([len(job.rows) for job in jobs]))
 
 
 def refresh(encoder: Encoder, jobs: Sequence[Job]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

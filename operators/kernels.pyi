@@ -41,6 +41,30 @@ def rows_in(row_of: dict[str, int], item_ids: list[str], rows: NDArray[np.int64]
     """
     ...
 
+def extend_history(
+    item_ids: bytes,
+    types: bytearray,
+    times_ms: array[int],
+    fingerprints: array[int],
+    rows: array[int] | None,
+    events: tuple[list[str], bytes, bytes, bytes, bytes | None],
+    start: int,
+    end: int,
+    events_max: int,
+) -> bytes:
+    """Add events to a history, in place, and take the oldest of more than ``events_max`` away; returns the new ids.
+
+    Args:
+        item_ids, types, times_ms, fingerprints, rows: as in ``operators.state.UserState``; an error leaves them alone.
+        events: ``operators.state.Past``, with rows where the history has some.
+        start, end: places of the events to add; one at least, ``events_max`` at most.
+
+    Raises:
+        ValueError: columns of other lengths, no such events, or fewer ids than events.
+        TypeError: arrays of other numbers.
+    """
+    ...
+
 def any_known(
     fingerprints: NDArray[np.uint64],
     bounds: NDArray[np.int64],

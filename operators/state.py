@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from operators import limits
 from operators.columns import Columns
 from operators.events import Event
+from operators.kernels import extend_history
 
 __all__ = ["SCHEMA_VERSION", "SOURCE_SLOTS", "Past", "StateError", "UserState", "decode", "encode", "ids_of"]
 
@@ -22,7 +23,6 @@ SOURCE_SLOTS: Final = 4
 """Fences a state carries: view, click, purchase, and the erase topic's."""
 
 _SEPARATOR: Final = b"\x00"
-_WORD_BYTES: Final = 8
 # schema version, model version bytes, history events, hidden floats, vector floats, item id bytes,
 # events folded, late events, steps of known and of unknown items, fences
 _HEADER: Final = struct.Struct("<BBHHHIQIII4q")
@@ -162,23 +162,19 @@ class UserState:
         start = max(start, end - limits.history_events_max)
         if start == end:
             return
-        excess = len(self.types) + end - start - limits.history_events_max
-        if excess > 0:
-            kept = self.item_ids.split(_SEPARATOR, excess)[excess:]
-            self.item_ids = kept[0] if kept else b""
-            del self.types[:excess], self.times_ms[:excess], self.fingerprints[:excess]
-            if self.rows is not None:
-                del self.rows[:excess]
-        words = slice(_WORD_BYTES * start, _WORD_BYTES * end)
         if events.rows is None:
             self.rows = None
-        elif self.rows is not None:
-            self.rows.frombytes(events.rows[words])
-        added = "\x00".join(events.item_ids[start:end]).encode()
-        self.item_ids = self.item_ids + _SEPARATOR + added if self.types else added
-        self.types += events.types[start:end]
-        self.times_ms.frombytes(events.times_ms[words])
-        self.fingerprints.frombytes(events.fingerprints[words])
+        self.item_ids = extend_history(
+            self.item_ids,
+            self.types,
+            self.times_ms,
+            self.fingerprints,
+            self.rows,
+            events,
+            start,
+            end,
+            limits.history_events_max,
+        )
 
     def insert(self, place: int, event: Event) -> None:
         """Put an event before the one at ``place``; the oldest one leaves a full history."""

@@ -199,6 +199,92 @@ def test_histories_of_other_numbers_are_refused(call: Callable[[], object]) -> N
         call()
 
 
+IDS = st.lists(st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), min_size=1), max_size=9)
+
+
+class _History:
+    """The five columns of some events, each its own numbers."""
+
+    def __init__(self, ids: list[str], first: int, with_rows: bool) -> None:
+        numbers = range(first, first + len(ids))
+        self.ids, self.types = ids, bytearray(n % 3 for n in numbers)
+        self.times_ms, self.fingerprints = array("q", [-n for n in numbers]), array("Q", [2**63 + n for n in numbers])
+        self.rows = array("q", [10 * n for n in numbers]) if with_rows else None
+
+    @property
+    def item_ids(self) -> bytes:
+        return "\0".join(self.ids).encode()
+
+    def past(self) -> tuple[list[str], bytes, bytes, bytes, bytes | None]:
+        words = self.times_ms.tobytes(), self.fingerprints.tobytes()
+        return self.ids, bytes(self.types), *words, None if self.rows is None else self.rows.tobytes()
+
+    def columns(self) -> list[list[int]]:
+        given = [self.types, self.times_ms, self.fingerprints, *([] if self.rows is None else [self.rows])]
+        return [list(column) for column in given]
+
+    def extended(self, events: "_History", start: int, end: int, events_max: int, ids: bytes | None = None) -> bytes:
+        ids = self.item_ids if ids is None else ids
+        own = ids, self.types, self.times_ms, self.fingerprints, self.rows
+        return kernels.extend_history(*own, events.past(), start, end, events_max)
+
+
+@given(IDS, IDS.filter(bool), st.booleans(), st.data())
+def test_a_history_goes_on_and_forgets_its_oldest(
+    before: list[str], added: list[str], with_rows: bool, data: st.DataObject
+) -> None:
+    history, events = _History(before, 0, with_rows), _History(added, 100, with_rows)
+    start = data.draw(st.integers(0, len(added) - 1))
+    end = data.draw(st.integers(start + 1, len(added)))
+    events_max = data.draw(st.integers(max(end - start, len(before)), 20))
+    expected = [
+        (column + new[start:end])[-events_max:] for column, new in zip(history.columns(), events.columns(), strict=True)
+    ]
+    ids = history.extended(events, start, end, events_max)
+    assert ids.decode().split("\0") == (before + added[start:end])[-events_max:]
+    assert history.columns() == expected
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "events_max", "message"),
+    [
+        (0, 0, 9, "no such events"),
+        (-1, 1, 9, "no such events"),
+        (1, 4, 9, "no such events"),
+        (0, 3, 2, "more than a history holds"),
+    ],
+)
+def test_events_that_there_are_not_are_refused(start: int, end: int, events_max: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _History(["a"], 0, True).extended(_History(["b", "c", "d"], 3, True), start, end, events_max)
+
+
+def test_a_history_that_does_not_fit_together_is_refused_and_left_alone() -> None:
+    events = _History(["x", "y"], 9, True)
+    for name, wrong, error in [
+        ("types", bytearray(1), ValueError),
+        ("times_ms", array("q"), ValueError),
+        ("fingerprints", array("Q", [1, 2, 3]), ValueError),
+        ("rows", array("q", [1]), ValueError),
+        ("times_ms", array("i", [1, 2]), TypeError),
+    ]:
+        history = _History(["a", "b"], 0, True)
+        setattr(history, name, wrong)
+        before = history.columns()
+        with pytest.raises(error):
+            history.extended(events, 0, 2, 9)
+        assert history.columns() == before
+    history = _History(["a", "b"], 0, True)
+    with pytest.raises(ValueError, match="fewer ids than events"):
+        history.extended(events, 0, 2, 3, ids=b"a")  # one of them has to go
+    with pytest.raises(ValueError, match="given events with rows"):
+        history.extended(_History(["x", "y"], 9, False), 0, 2, 9)
+    events.types = bytearray(1)
+    with pytest.raises(ValueError, match="other lengths"):
+        history.extended(events, 0, 2, 9)
+    assert history.columns() == _History(["a", "b"], 0, True).columns()
+
+
 @given(st.lists(st.integers(1, 6), max_size=5), st.integers(1, 9), st.integers(0, 3))
 def test_the_recurrence_is_the_one_of_complex_numbers(lengths: list[int], channels: int, first: int) -> None:
     ends = np.cumsum([0, *lengths])[1:]
