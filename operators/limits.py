@@ -23,6 +23,7 @@ __all__ = [
     "encoder_call_events_max",
     "event_bytes_max",
     "explained_events_max",
+    "fetch_pace_ms",
     "flush_interval_s",
     "future_skew_ms",
     "history_events_max",
@@ -96,6 +97,8 @@ settling_batches_max: Final = 4
 """Sent to the broker and not yet acknowledged."""
 partition_queue_events_max: Final = 2_000
 """Records of one source partition that wait for a batch; beyond it the partition is not fetched."""
+fetch_pace_ms: Final = 50
+"""How long a fetch waits for the batch whose states are updated, where the broker is not known to have more."""
 align_wait_ms: Final = 200
 """How long a partition's events wait for another topic of theirs that is known to have more."""
 encoder_call_events_max: Final = 2_048

@@ -118,6 +118,7 @@ class Worker:
         event_types = {topic: event_type for event_type, topic in enumerate(settings.topics.sources)}
         add_agent(self.app, self.engine, event_types)
         self.app.chunk_consumer.on_revoke_drain(self.engine)
+        self.app.chunk_consumer.spare = self.engine.spare
         self.metrics.watched["lag_events"] = self._lag_events
         self.metrics.processor = ProcessorTime().seconds
         self.app.chunk_consumer.check_sources = self.states.check_sources

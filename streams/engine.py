@@ -106,6 +106,11 @@ class Engine:
         """Users whose erasure is settled, on their way to the core's thread, and the fences behind the requests."""
         self._computing = 0
         """Batches taken whose settlement has not begun."""
+        self._updating = 0
+        """Batches taken whose states are not updated yet."""
+        self._spare = asyncio.Event()
+        """Set while there are none of those."""
+        self._spare.set()
         self._generation = 0
         """Of the batch settled last."""
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -116,6 +121,12 @@ class Engine:
     def pending_events(self) -> int:
         """Events that were received and are not settled yet."""
         return len(self._queue) + self._events_in_work
+
+    async def spare(self) -> None:
+        """Return when the core's thread has nothing to do, after ``limits.fetch_pace_ms`` at the latest."""
+        if not self._spare.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._spare.wait(), limits.fetch_pace_ms / 1000)
 
     def start(self) -> None:
         """Begin to take batches."""
@@ -186,10 +197,18 @@ class Engine:
             while not self.failed.done():
                 intakes = await self._gather()
                 chunks = [intake.chunk for intake in intakes]
+                self._updating += 1
+                self._spare.clear()
                 work = loop.run_in_executor(self._core, self._update, chunks)
+                work.add_done_callback(self._note_updated)
                 computed.put_nowait((intakes, work))
         except Exception as error:
             await self._fail(error)
+
+    def _note_updated(self, _work: object) -> None:
+        self._updating -= 1
+        if not self._updating:
+            self._spare.set()
 
     async def _fail(self, error: Exception) -> None:
         if not self.failed.done():

@@ -3,7 +3,7 @@
 - Faust runs it in a thread with a loop of its own, so that agents which hold up the main one do not hold up heartbeats
   (transport/consumer.py, ``ConsumerThread``). Here the work is in threads and the loop is free; each fetch through two
   queues and two loops under one interpreter lock was a good part of what a small batch takes.
-- Fetches are incremental (``streams.fetching``).
+- Fetches are incremental, and sent when there is time for what they bring (``streams.fetching``).
 - Records are handed on in one piece (``streams.records``).
 - Changelogs are not read here (``streams.recovery``).
 - The longest fetch wait is a setting (drivers/aiokafka.py hard-codes ``fetch_max_wait_ms=1500``).
@@ -25,7 +25,7 @@ from faust.types import TP
 from mode import Service
 from mode.utils.futures import maybe_async
 
-from streams.fetching import use_fetch_sessions
+from streams.fetching import pace_fetches, use_fetch_sessions
 from streams.protocol import GroupMember, GroupOffset, commit_as_member, offsets_of_group
 from streams.transactions import FencedError
 
@@ -84,7 +84,9 @@ class LoopConsumer(driver.AIOKafkaConsumerThread):
 
     async def on_start(self) -> None:
         await super().on_start()
-        use_fetch_sessions(self._ensure_consumer()._fetcher)
+        fetcher = self._ensure_consumer()._fetcher
+        use_fetch_sessions(fetcher)
+        pace_fetches(fetcher, self.app.chunk_consumer.spare)
         self.app.lease.watch(self._ensure_consumer()._coordinator)
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:

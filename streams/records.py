@@ -4,6 +4,8 @@
   another. Here all of them are one ``Records``: the bytes, and where in them each is.
 - Brokers take header names that are not UTF-8. aiokafka's parser ends with a ``UnicodeDecodeError``, and every owner
   of the partition would at the same offset. ``Records`` reads a name when it is asked for one, whatever it is.
+- It looks at batch after batch; under little load a batch is a record or two. Those at the front of a fetch that are
+  just records are read at once.
 - A log from before Kafka 0.11 has batches of two formats, of which aiokafka's compiled parser sees the first.
 """
 
@@ -23,6 +25,7 @@ from aiokafka.consumer import fetcher
 from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
 from aiokafka.errors import CorruptRecordException, UnsupportedCodecError
 from aiokafka.record.memory_records import _MemoryRecordsPy
+from aiokafka.record.util import calc_crc32c
 
 from operators.records import Records
 from streams.record_batches import index_records
@@ -37,6 +40,9 @@ _MAGIC: Final = 2
 """Of the format with headers, which brokers write since Kafka 0.11."""
 _CODEC: Final = 0x07
 _LOG_APPEND_TIME: Final = 0x08
+_TRANSACTION_OR_CONTROL: Final = 0x30
+_CHECKED_FROM: Final = 21
+"""Where the bytes begin of which a batch has a checksum."""
 _COLUMNS: Final = 8
 _UNPACK: Final[dict[int, Callable[[Any], Any]]] = {
     1: codec.gzip_decode,
@@ -85,7 +91,8 @@ class _FetchedPartition(PartitionRecords):
 
     def __init__(self, *args: Any) -> None:
         self._run = _NONE
-        """Records of one batch that were not handed on yet."""
+        """Records that were read and not handed on yet."""
+        self._is_begun = False
         super().__init__(*args)
 
     def __next__(self) -> Any:
@@ -111,6 +118,12 @@ class _FetchedPartition(PartitionRecords):
         return len(self._run) > 0
 
     def _next_run(self) -> Records:
+        if not self._is_begun:
+            self._is_begun = True
+            records = self._records.begin(self._check_crcs)
+            run = records.part(int(np.searchsorted(records.offsets, self.next_fetch_offset)))
+            if len(run):
+                return run
         if self._records_iterator is None:
             return _NONE
         iterator: Any = self._records_iterator
@@ -172,6 +185,23 @@ def _records(data: bytes, start: int, end: int) -> Records:
     return records
 
 
+def _plain_records(data: bytes, start: int, end: int, check_crcs: bool) -> Records | None:
+    """``_records``, where they are all that the batch is; None where aiokafka has to look at it, or has to refuse it."""
+    if end - start < _BATCH_HEADER.size or data[start + _MAGIC_AT] != _MAGIC:
+        return None
+    offset, _, _, _, checksum, attributes, last_delta, *_ = _BATCH_HEADER.unpack_from(data, start)
+    if attributes & _TRANSACTION_OR_CONTROL:
+        return None
+    if check_crcs and calc_crc32c(memoryview(data)[start + _CHECKED_FROM : end]) != checksum:
+        return None
+    try:
+        records = _records(data, start, end)
+    except (CorruptRecordException, UnsupportedCodecError):
+        return None
+    # Where compaction took the last ones, the next offset is not that behind the last record.
+    return records if len(records) and records.last_offset == offset + last_delta else None
+
+
 def _unpacked(data: bytes, codec_number: int) -> bytes:
     if codec_number not in _UNPACK:
         raise UnsupportedCodecError(f"compression codec {codec_number} is none of Kafka's")
@@ -190,6 +220,19 @@ class _FetchedRecords(_MemoryRecordsPy):  # pyright: ignore[reportGeneralTypeIss
     def __init__(self, fetched: bytes) -> None:
         self._at = 0
         super().__init__(fetched)
+
+    def begin(self, check_crcs: bool) -> Records:
+        """The records of the batches that are nothing else, up to the first other one; ``next_batch`` goes on there."""
+        parts: list[Records] = [_NONE]
+        while self._next_slice is not None:
+            end = self._at + len(self._next_slice)
+            records = _plain_records(self._buffer, self._at, end, check_crcs)
+            if records is None:
+                break
+            parts.append(records)
+            self._at = end
+            self._cache_next()
+        return Records.joined(parts[1:] or parts)
 
     def next_batch(self, *_: int) -> Any:
         start = self._at

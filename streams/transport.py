@@ -26,7 +26,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from aiokafka import AIOKafkaProducer
@@ -97,6 +97,8 @@ class ChunkConsumer(driver.Consumer):
         """What ``claim`` committed last."""
         self.check_sources: Callable[[set[int], set[int]], None] = _nothing
         """Is told of the partitions, and of those of which events were committed, before any is fetched; may refuse."""
+        self.spare: Callable[[], Awaitable[object]] = _at_once
+        """Returns when there is time for what the next fetch brings."""
         self._fetching = asyncio.Lock()
         """Held from a fetch until its records are handed on or dropped, and during a seek."""
         self._revocations = 0
@@ -292,6 +294,10 @@ class ChunkConsumer(driver.Consumer):
 
 
 def _nothing(_open: object, _committed: object) -> None:
+    pass
+
+
+async def _at_once() -> None:
     pass
 
 

@@ -3,6 +3,7 @@
 # pyright: reportPrivateUsage=false, reportUnknownMemberType=false
 # aiokafka is not typed throughout.
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Mapping
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from aiokafka.structs import TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.fetching import FetchSession, use_fetch_sessions
+from streams.fetching import FetchSession, pace_fetches, use_fetch_sessions
 
 Wanted = Mapping[TopicPartition, int]
 
@@ -166,3 +167,27 @@ def test_epochs_start_again_after_the_last() -> None:
     session.next([])
     session.note(0, 7)
     assert session.next([])[:2] == (7, 1)
+
+
+@given(st.lists(st.tuples(st.none() | st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=6))
+def test_a_fetch_waits_for_spare_time_unless_there_is_more_at_the_broker(states: list[tuple[int | None, int]]) -> None:
+    of_partition = {
+        tp: SimpleNamespace(highwater=highwater, position=position)
+        for tp, (highwater, position) in zip(_PARTITIONS, states, strict=False)
+    }
+    assignment, told = SimpleNamespace(state_value=of_partition.__getitem__), list[str]()
+
+    async def send(*arguments: object) -> object:
+        told.append("sent")
+        return arguments
+
+    async def spare() -> None:
+        told.append("waited")
+
+    fetcher: Any = SimpleNamespace(_proc_fetch_request=send)
+    pace_fetches(fetcher, spare)
+    topics = [(tp.topic, [(tp.partition, 0, 1_000)]) for tp in of_partition]
+    request = FetchRequest(100, 1, 1_000, 0, topics, "")
+    assert asyncio.run(fetcher._proc_fetch_request(assignment, 7, request)) == (assignment, 7, request)
+    has_more = any(highwater is None or highwater > position for highwater, position in states)
+    assert told == (["sent"] if has_more else ["waited", "sent"])

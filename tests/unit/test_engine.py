@@ -145,6 +145,34 @@ def test_a_second_batch_is_taken_early_only_when_it_is_half_full() -> None:
     run(scenario, batch_events_max=6)
 
 
+def test_there_is_time_for_more_when_no_states_are_updated(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(bench: Bench) -> None:
+        computing, goes_on = threading.Event(), threading.Event()
+        step = bench.encoder.step
+
+        def slow_step(*inputs: Any) -> Any:
+            computing.set()
+            goes_on.wait(WAIT_S)
+            return step(*inputs)
+
+        bench.encoder.step = slow_step
+        await asyncio.wait_for(bench.engine.spare(), PATIENCE_S)
+        await bench.submit(0)
+        await bench.until(computing.is_set)
+        monkeypatch.setattr(limits, "fetch_pace_ms", 1000 * WAIT_S)
+        waits = asyncio.create_task(bench.engine.spare())
+        await asyncio.sleep(PATIENCE_S)
+        assert not waits.done()
+        monkeypatch.setattr(limits, "fetch_pace_ms", 1)
+        await asyncio.wait_for(bench.engine.spare(), WAIT_S)  # not for ever
+        assert not waits.done()
+        bench.checkpoint.hold()
+        goes_on.set()
+        await asyncio.wait_for(waits, WAIT_S / 2)  # whatever becomes of the settlement
+
+    run(scenario)
+
+
 def test_an_error_in_compute_ends_the_engine_and_settles_nothing_after_it() -> None:
     async def scenario(bench: Bench) -> None:
         bench.store.values[0, b"bob"] = b"\x01 damaged"

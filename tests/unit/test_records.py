@@ -234,7 +234,7 @@ def _log(rng: random.Random) -> tuple[bytes, int, int]:
     first = end = 0
     for _ in range(rng.randrange(1, 6)):
         producer, count = rng.choice((-1, 1, 2)), rng.randrange(1, 5)
-        control = producer >= 0 and rng.random() < 0.3
+        control = rng.random() < (0.3 if producer >= 0 else 0.1)
         records = [Record(_ABORT_KEY)] if control else [Record(headers=[GOOD])] * count
         made = bytearray(batch(end, records, producer=producer, control=control, compress=rng.random() < 0.2))
         made[-1] ^= rng.random() < 0.1
