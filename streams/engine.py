@@ -106,8 +106,6 @@ class Engine:
         """Users whose erasure is settled, on their way to the core's thread, and the fences behind the requests."""
         self._computing = 0
         """Batches taken whose settlement has not begun."""
-        self._updating = 0
-        """Batches taken whose states are not updated yet."""
         self._spare = asyncio.Event()
         """Set while there are none of those."""
         self._spare.set()
@@ -123,7 +121,7 @@ class Engine:
         return len(self._queue) + self._events_in_work
 
     async def spare(self) -> None:
-        """Return when the core's thread has nothing to do, after ``limits.fetch_pace_ms`` at the latest."""
+        """Return when no batch is computed, after ``limits.fetch_pace_ms`` at the latest."""
         if not self._spare.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._spare.wait(), limits.fetch_pace_ms / 1000)
@@ -179,6 +177,8 @@ class Engine:
                 if len(settling) == limits.settling_batches_max:
                     await settling.popleft()
                 self._computing -= 1
+                if not self._computing:
+                    self._spare.set()
                 await self._notify()
                 before = settling[-1] if settling else None
                 settling.append(asyncio.create_task(self._settle(intakes, work, before), name="headwater-settlement"))
@@ -197,18 +197,10 @@ class Engine:
             while not self.failed.done():
                 intakes = await self._gather()
                 chunks = [intake.chunk for intake in intakes]
-                self._updating += 1
-                self._spare.clear()
                 work = loop.run_in_executor(self._core, self._update, chunks)
-                work.add_done_callback(self._note_updated)
                 computed.put_nowait((intakes, work))
         except Exception as error:
             await self._fail(error)
-
-    def _note_updated(self, _work: object) -> None:
-        self._updating -= 1
-        if not self._updating:
-            self._spare.set()
 
     async def _fail(self, error: Exception) -> None:
         if not self.failed.done():
@@ -231,6 +223,7 @@ class Engine:
                     self._in_work += 1
                     self._events_in_work += _count_events(intakes)
                     self._computing += 1
+                    self._spare.clear()
                     return intakes
                 if not taken:
                     await self._wait_for_chunk()

@@ -145,7 +145,7 @@ def test_a_second_batch_is_taken_early_only_when_it_is_half_full() -> None:
     run(scenario, batch_events_max=6)
 
 
-def test_there_is_time_for_more_when_no_states_are_updated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_is_time_for_more_when_no_batch_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(bench: Bench) -> None:
         computing, goes_on = threading.Event(), threading.Event()
         step = bench.encoder.step
