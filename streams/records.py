@@ -186,7 +186,7 @@ def _records(data: bytes, start: int, end: int) -> Records:
 
 
 def _plain_records(data: bytes, start: int, end: int, check_crcs: bool) -> Records | None:
-    """``_records``, where they are all that the batch is; None where aiokafka has to look at it, or has to refuse it."""
+    """``_records`` where the batch is nothing else; None where aiokafka has to look at it, or to refuse it."""
     if end - start < _BATCH_HEADER.size or data[start + _MAGIC_AT] != _MAGIC:
         return None
     offset, _, _, _, checksum, attributes, last_delta, *_ = _BATCH_HEADER.unpack_from(data, start)
