@@ -192,7 +192,7 @@ def _plain_records(data: bytes, start: int, end: int, check_crcs: bool) -> Recor
     offset, _, _, _, checksum, attributes, last_delta, *_ = _BATCH_HEADER.unpack_from(data, start)
     if attributes & _TRANSACTION_OR_CONTROL:
         return None
-    if check_crcs and calc_crc32c(memoryview(data)[start + _CHECKED_FROM : end]) != checksum:
+    if check_crcs and calc_crc32c(data[start + _CHECKED_FROM : end]) != checksum:
         return None
     try:
         records = _records(data, start, end)
