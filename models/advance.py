@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.sessions import run_bound
+from models.sessions import array_of, run_session
 from operators import limits
 from operators.interest import PackedJobs
 from operators.kernels import recur
@@ -21,7 +21,7 @@ class Recurrence(Protocol):
     def __call__(
         self, u: Any, ends: NDArray[np.int64], decay: NDArray[np.float32], states: NDArray[np.float32], first: int
     ) -> Any:
-        """``operators.kernels.recur``; u is an ``OrtValue``, h comes back as one or as an array."""
+        """``operators.kernels.recur``; u and h are what ``run_session`` gives and takes."""
         ...
 
 
@@ -29,7 +29,7 @@ def in_place(
     u: Any, ends: NDArray[np.int64], decay: NDArray[np.float32], states: NDArray[np.float32], first: int
 ) -> Any:
     """The ``Recurrence`` of the CPU."""
-    h = u.numpy()
+    h = array_of(u)
     recur(h, ends, decay, states, first)
     return h
 
@@ -60,8 +60,8 @@ class OnDevice:
             "decay": decay,
             "doublings": np.array(int(lengths.max() - 1).bit_length(), np.int64),
         }
-        h, end = run_bound(self._session, inputs, ("h", "end"), self._device)
-        states[:, part] = end.numpy()
+        h, end = run_session(self._session, inputs, ("h", "end"), self._device)
+        states[:, part] = array_of(end)
         return h
 
 
@@ -75,11 +75,12 @@ class Advance(NamedTuple):
     """(blocks, 2, H) real and imaginary parts of the eigenvalues."""
     item_embeddings: Any
     """(N, D) on the device."""
+    vector_width: int
     device: str
 
     def __call__(self, packed: PackedJobs) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         states = np.array(packed.hidden, np.float32, order="C")
-        vectors = np.empty((len(states), self.item_embeddings.shape()[1]), np.float32)
+        vectors = np.empty((len(states), self.vector_width), np.float32)
         for users, part in _parts(packed):
             vectors[users] = self._vectors(part, states[users])
         return states, vectors
@@ -89,13 +90,13 @@ class Advance(NamedTuple):
         first, *between, last = self.stages
         of_block = 2 * self.decay.shape[2]
         events = {"item_rows": packed.rows, "event_types": packed.types, "gaps": packed.gaps}
-        x, u = run_bound(first, events | {"item_embeddings": self.item_embeddings}, ("x", "u"), self.device)
+        x, u = run_session(first, events | {"item_embeddings": self.item_embeddings}, ("x", "u"), self.device)
         h = self.recurrence(u, packed.ends, self.decay[0], states, 0)
         for block, stage in enumerate(between, 1):
-            x, u = run_bound(stage, {"x_before": x, "h": h}, ("x", "u"), self.device)
+            x, u = run_session(stage, {"x_before": x, "h": h}, ("x", "u"), self.device)
             h = self.recurrence(u, packed.ends, self.decay[block], states, block * of_block)
-        (vectors,) = run_bound(last, {"x_before": x, "h": h, "places": packed.ends - 1}, ("vector",))
-        return vectors.numpy()
+        (vectors,) = run_session(last, {"x_before": x, "h": h, "places": packed.ends - 1}, ("vector",))
+        return array_of(vectors)
 
 
 def _parts(packed: PackedJobs) -> Iterator[tuple[slice, PackedJobs]]:

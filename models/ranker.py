@@ -5,7 +5,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.sessions import run_bound
+from models.sessions import array_of, held_on, run_session
 
 __all__ = ["Ranker"]
 
@@ -36,27 +36,25 @@ class Ranker:
     ) -> None:
         self._session = session
         self._items = len(embeddings)
-        self._held: dict[str, Any] = {
-            "item_embeddings": ort.OrtValue.ortvalue_from_numpy(embeddings.copy(), device, 0),
-            "item_bias": ort.OrtValue.ortvalue_from_numpy(bias.copy(), device, 0),
-        }
-        self.bias_edition = bias_edition
+        self._ort, self._device = ort, device
+        self._held: dict[str, Any] = {"item_embeddings": held_on(ort, embeddings, device)}
+        self.set_bias(bias, bias_edition)
         self._rows = max(_SCORES_MAX // self._items, 1)
 
     def set_bias(self, bias: NDArray[np.float32], edition: int) -> None:
         """Replace the biases (N,)."""
-        self._held["item_bias"].update_inplace(bias)
+        self._held["item_bias"] = held_on(self._ort, bias, self._device)
         self.bias_edition = edition
 
     def top_k(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Vectors (B, D) -> scores (B, k) descending, rows (B, k); a k beyond N gives all."""
         count = np.array([min(k, self._items)], np.int64)
         parts = [
-            run_bound(
+            run_session(
                 self._session, self._held | {"vector": vectors[at : at + self._rows], "k": count}, ("scores", "rows")
             )
             for at in range(0, max(len(vectors), 1), self._rows)
         ]
-        columns = [[value.numpy() for value in column] for column in zip(*parts, strict=True)]
+        columns = [[array_of(value) for value in column] for column in zip(*parts, strict=True)]
         scores, rows = (column[0] if len(column) == 1 else np.concatenate(column) for column in columns)
         return scores, rows

@@ -30,7 +30,7 @@ from models.manifest import (
 )
 from models.precision import unpack_rows
 from models.ranker import Ranker
-from models.sessions import device_of, open_session
+from models.sessions import device_of, held_on, open_session
 from operators.explaining import mean_response
 from operators.fusion import Fusion
 from operators.interest import EVENT_TYPES, OUT_OF_VOCABULARY, PackedJobs
@@ -96,9 +96,9 @@ class OnnxEncoder:
         """
         stages = [self._open(name) for name in stage_files(self.manifest.blocks)]
         device = device_of(stages[0])
-        embeddings = self._ort.OrtValue.ortvalue_from_numpy(self._embeddings.copy(), device, 0)
+        embeddings = held_on(self._ort, self._embeddings, device)
         recurrence = in_place if device == "cpu" else OnDevice(self._open(RECURRENCE_FILE), device)
-        advance = Advance(stages, recurrence, self._decay, embeddings, device)
+        advance = Advance(stages, recurrence, self._decay, embeddings, self.manifest.vector_width, device)
         edition = self._bias_edition  # before the copy: what changes meanwhile is of a later edition
         ranker = Ranker(self._ort, self._open(RANK_FILE), self._embeddings, self._bias, device, edition)
         self._sessions = _Sessions(str(stages[0].get_providers()[0]), advance, ranker)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from models.errors import ModelError
 
-__all__ = ["device_of", "open_session", "run_bound"]
+__all__ = ["array_of", "device_of", "held_on", "open_session", "run_session"]
 
 
 def open_session(ort: Any, model: bytes, providers: list[str], threads: int, name: object = "a graph") -> Any:
@@ -37,21 +37,38 @@ def device_of(session: Any) -> str:
     return "cuda" if session.get_providers()[0] == "CUDAExecutionProvider" else "cpu"
 
 
-def run_bound(session: Any, inputs: Mapping[str, Any], outputs: Sequence[str], device: str = "cpu") -> list[Any]:
+def run_session(session: Any, inputs: Mapping[str, Any], outputs: Sequence[str], device: str = "cpu") -> list[Any]:
     """One call, whose outputs are left on ``device``.
 
     Args:
         inputs: arrays, which travel to the session's device, and ``OrtValue``s, which are there.
 
-    Returns ``OrtValue``s. On the CPU their ``numpy()`` does not copy.
+    Returns arrays where all inputs are, which takes a third of the time to set out, else ``OrtValue``s.
     """
+    arrays: dict[str, NDArray[Any]] = {
+        name: np.ascontiguousarray(cast(NDArray[Any], value))
+        for name, value in inputs.items()
+        if isinstance(value, np.ndarray)
+    }
+    if device == "cpu" and len(arrays) == len(inputs):
+        return session.run(outputs, arrays)
     binding = session.io_binding()
     for name, value in inputs.items():
-        if isinstance(value, np.ndarray):
-            binding.bind_cpu_input(name, np.ascontiguousarray(cast(NDArray[Any], value)))
+        if name in arrays:
+            binding.bind_cpu_input(name, arrays[name])
         else:
             binding.bind_ortvalue_input(name, value)
     for name in outputs:
         binding.bind_output(name, device)
     session.run_with_iobinding(binding)
     return list(binding.get_outputs())
+
+
+def held_on(ort: Any, array: NDArray[Any], device: str) -> Any:
+    """What to give ``run_session`` for an array of one's own that stays on a device; later changes of it are not seen."""
+    return array.copy() if device == "cpu" else ort.OrtValue.ortvalue_from_numpy(array.copy(), device, 0)
+
+
+def array_of(value: Any) -> NDArray[Any]:
+    """An output of ``run_session`` as an array."""
+    return cast(NDArray[Any], value) if isinstance(value, np.ndarray) else value.numpy()

@@ -1,6 +1,7 @@
 import json
 import math
 import shutil
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from models.advance import OnDevice
+from models.advance import OnDevice, in_place
 from models.errors import ModelError
 from models.manifest import load_artefact, load_manifest, model_files, stage_files, version_of
 from models.runtime import DEFAULT_ARTEFACT, OnnxEncoder
@@ -155,15 +156,32 @@ def test_calls_of_a_few_events_each_come_to_the_same(encoder: OnnxEncoder, monke
     assert np.abs(in_parts[1] - vectors).max() <= 1e-5
 
 
-def test_the_recurrence_of_a_gpu_is_that_of_the_cpu(encoder: OnnxEncoder) -> None:
+def on_device(array: np.ndarray) -> Any:
+    """As on a GPU, where a call's tensors are bound to it."""
+    return onnxruntime.OrtValue.ortvalue_from_numpy(array, "cpu", 0)
+
+
+def test_the_recurrence_of_a_gpu_and_tensors_that_stay_there_come_to_the_same(encoder: OnnxEncoder) -> None:
     session = open_session(onnxruntime, load_artefact(DEFAULT_ARTEFACT)[1]["recurrence.onnx"], [encoder.provider], 1)
-    on_device = encoder._sessions.advance._replace(recurrence=OnDevice(session, "cpu"))
+    plain = encoder._sessions.advance
+    staying = on_device(plain.item_embeddings)
     rng = np.random.default_rng(6)
     for lengths in ([1], [1, 1, 1], [2, 1], [1, 2, 3, 4, 5, 8, 9, 16, 17], [300, 1, 299]):
         hidden = rng.standard_normal((len(lengths), 512), np.float32)
         packed = PackedJobs(hidden, *random_inputs(encoder, (sum(lengths),)), np.cumsum(lengths))
-        for ours, theirs in zip(on_device(packed), encoder.advance(packed), strict=True):
-            assert np.abs(ours - theirs).max() <= 1e-5 * max(1, np.abs(theirs).max())
+        for held, recurrence in product((plain.item_embeddings, staying), (in_place, OnDevice(session, "cpu"))):
+            other = plain._replace(recurrence=recurrence, item_embeddings=held)
+            for theirs, ours in zip(other(packed), plain(packed), strict=True):
+                assert np.abs(theirs - ours).max() <= 1e-5 * max(1, np.abs(ours).max())
+
+
+def test_items_that_stay_on_the_device_are_ranked_alike(encoder: OnnxEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = np.random.default_rng(2).standard_normal((5, 64)).astype(np.float32)
+    scores, rows = encoder.top_k(vectors, 20)
+    ranker: Any = encoder._sessions.ranker
+    monkeypatch.setattr(ranker, "_held", {name: on_device(array) for name, array in ranker._held.items()})
+    for theirs, ours in zip(encoder.top_k(vectors, 20), (scores, rows), strict=True):
+        assert np.array_equal(theirs, ours)
 
 
 def test_nobody_is_advanced(encoder: OnnxEncoder) -> None:
