@@ -65,7 +65,7 @@ def run_session(session: Any, inputs: Mapping[str, Any], outputs: Sequence[str],
 
 
 def held_on(ort: Any, array: NDArray[Any], device: str) -> Any:
-    """What to give ``run_session`` for an array of one's own that stays on a device; later changes of it are not seen."""
+    """What ``run_session`` is given for an array that stays on a device; later changes of the array are not seen."""
     return array.copy() if device == "cpu" else ort.OrtValue.ortvalue_from_numpy(array.copy(), device, 0)
 
 
