@@ -1,6 +1,7 @@
 import json
 import math
 import shutil
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from models.advance import OnDevice, in_place
 from models.errors import ModelError
+from models.graphs import recurrence_graph
 from models.manifest import load_artefact, load_manifest, model_files, stage_files, version_of
 from models.runtime import DEFAULT_ARTEFACT, OnnxEncoder
 from models.sessions import open_session
@@ -161,8 +163,20 @@ def on_device(array: np.ndarray) -> Any:
     return onnxruntime.OrtValue.ortvalue_from_numpy(array, "cpu", 0)
 
 
-def test_the_recurrence_of_a_gpu_and_tensors_that_stay_there_come_to_the_same(encoder: OnnxEncoder) -> None:
-    session = open_session(onnxruntime, load_artefact(DEFAULT_ARTEFACT)[1]["recurrence.onnx"], [encoder.provider], 1)
+def bundled_recurrence() -> bytes:
+    return load_artefact(DEFAULT_ARTEFACT)[1]["recurrence.onnx"]
+
+
+def exported_recurrence() -> bytes:
+    pytest.importorskip("onnx")
+    return recurrence_graph()
+
+
+@pytest.mark.parametrize("graph", [bundled_recurrence, exported_recurrence])
+def test_the_recurrence_of_a_gpu_and_tensors_that_stay_there_come_to_the_same(
+    encoder: OnnxEncoder, graph: Callable[[], bytes]
+) -> None:
+    session = open_session(onnxruntime, graph(), [encoder.provider], 1)
     plain = encoder._sessions.advance
     staying = on_device(plain.item_embeddings)
     rng = np.random.default_rng(6)
