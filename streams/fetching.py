@@ -137,12 +137,16 @@ def pace_fetches(fetcher: Any, spare: Callable[[], Awaitable[object]]) -> None:
     send = fetcher._proc_fetch_request
 
     async def paced(assignment: Any, node: Any, request: Any) -> Any:
-        states = [assignment.state_value(tp) for tp in _partitions_of(request)]
-        if all(state.highwater is not None and state.highwater <= state.position for state in states):
+        if all(_is_read_up(assignment.state_value(tp)) for tp in _partitions_of(request)):
             await spare()
         return await send(assignment, node, request)
 
     fetcher._proc_fetch_request = paced
+
+
+def _is_read_up(state: Any) -> bool:
+    """Whether the last answer told of nothing beyond the position; a seek may have left none since the request."""
+    return state.has_valid_position and state.highwater is not None and state.highwater <= state.position
 
 
 def _partitions_of(request: FetchRequest) -> Iterable[TopicPartition]:

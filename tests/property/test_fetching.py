@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
+from aiokafka.consumer.subscription_state import TopicPartitionState
 from aiokafka.protocol.fetch import FetchRequest, FetchRequest_v4, FetchRequest_v11, FetchResponse_v11
 from aiokafka.structs import TopicPartition
 from hypothesis import given
@@ -169,13 +170,11 @@ def test_epochs_start_again_after_the_last() -> None:
     assert session.next([])[:2] == (7, 1)
 
 
-@given(st.lists(st.tuples(st.none() | st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=6))
-def test_a_fetch_waits_for_spare_time_unless_there_is_more_at_the_broker(states: list[tuple[int | None, int]]) -> None:
-    of_partition = {
-        tp: SimpleNamespace(highwater=highwater, position=position)
-        for tp, (highwater, position) in zip(_PARTITIONS, states, strict=False)
-    }
-    assignment, told = SimpleNamespace(state_value=of_partition.__getitem__), list[str]()
+@given(st.lists(st.tuples(st.none() | st.integers(0, 3), st.none() | st.integers(0, 3)), min_size=1, max_size=6))
+def test_a_fetch_waits_for_spare_time_unless_there_is_more_at_the_broker(
+    marks: list[tuple[int | None, int | None]],
+) -> None:
+    told = list[str]()
 
     async def send(*arguments: object) -> object:
         told.append("sent")
@@ -184,10 +183,17 @@ def test_a_fetch_waits_for_spare_time_unless_there_is_more_at_the_broker(states:
     async def spare() -> None:
         told.append("waited")
 
-    fetcher: Any = SimpleNamespace(_proc_fetch_request=send)
-    pace_fetches(fetcher, spare)
-    topics = [(tp.topic, [(tp.partition, 0, 1_000)]) for tp in of_partition]
-    request = FetchRequest(100, 1, 1_000, 0, topics, "")
-    assert asyncio.run(fetcher._proc_fetch_request(assignment, 7, request)) == (assignment, 7, request)
-    has_more = any(highwater is None or highwater > position for highwater, position in states)
-    assert told == (["sent"] if has_more else ["waited", "sent"])
+    async def fetches() -> None:
+        states = {tp: TopicPartitionState(None) for tp in _PARTITIONS[: len(marks)]}
+        for state, (highwater, position) in zip(states.values(), marks, strict=True):
+            state.highwater = highwater
+            if position is not None:  # else a seek has left none
+                state.seek(position)
+        assignment, fetcher = SimpleNamespace(state_value=states.get), SimpleNamespace(_proc_fetch_request=send)
+        pace_fetches(fetcher, spare)
+        request = FetchRequest(100, 1, 1_000, 0, [(tp.topic, [(tp.partition, 0, 1_000)]) for tp in states], "")
+        assert await fetcher._proc_fetch_request(assignment, 7, request) == (assignment, 7, request)
+
+    asyncio.run(fetches())
+    may_have_more = any(highwater is None or position is None or highwater > position for highwater, position in marks)
+    assert told == (["sent"] if may_have_more else ["waited", "sent"])
