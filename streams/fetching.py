@@ -13,6 +13,7 @@ partition, and the worker's loop is busiest with answers while the batch that th
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
 # aiokafka is not typed throughout, and keeps its fetcher to itself.
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
@@ -138,7 +139,10 @@ def pace_fetches(fetcher: Any, spare: Callable[[], Awaitable[object]]) -> None:
 
     async def paced(assignment: Any, node: Any, request: Any) -> Any:
         if all(_is_read_up(assignment.state_value(tp)) for tp in _partitions_of(request)):
-            await spare()
+            try:
+                await spare()
+            except asyncio.CancelledError:  # as aiokafka's own: whoever cancels it awaits it
+                return False
         return await send(assignment, node, request)
 
     fetcher._proc_fetch_request = paced

@@ -197,3 +197,21 @@ def test_a_fetch_waits_for_spare_time_unless_there_is_more_at_the_broker(
     asyncio.run(fetches())
     may_have_more = any(highwater is None or position is None or highwater > position for highwater, position in marks)
     assert told == (["sent"] if may_have_more else ["waited", "sent"])
+
+
+def test_a_fetch_that_waits_ends_quietly_when_it_is_cancelled() -> None:
+    """aiokafka awaits what it has cancelled, and an error there would end its orderly stop."""
+
+    async def send(*_: object) -> None:
+        raise AssertionError
+
+    async def cancelled() -> object:
+        fetcher: Any = SimpleNamespace(_proc_fetch_request=send)
+        pace_fetches(fetcher, asyncio.Event().wait)
+        request = FetchRequest(100, 1, 1_000, 0, [], "")
+        waits = asyncio.create_task(fetcher._proc_fetch_request(SimpleNamespace(), 7, request))
+        await asyncio.sleep(0)
+        waits.cancel()
+        return await waits
+
+    assert asyncio.run(cancelled()) is False
