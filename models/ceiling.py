@@ -11,7 +11,7 @@ import numpy as np
 from models.graphs import matmul_graph
 from models.manifest import load_artefact, stage_files
 from models.runtime import OnnxEncoder
-from models.sessions import open_session
+from models.sessions import device_of, open_session
 
 __all__ = ["flops_per_event", "flops_per_list", "matmul_flops_per_s"]
 
@@ -50,8 +50,8 @@ def matmul_flops_per_s(
 ) -> float:
     """Peak of a float32 matrix product on the encoder's device, with its execution provider and one thread."""
     ort: Any = importlib.import_module("onnxruntime")
-    device = "cuda" if encoder.provider == "CUDAExecutionProvider" else "cpu"
     session = open_session(ort, matmul_graph(), [encoder.provider], 1)
+    device = device_of(session)
     size = _SIZE[device]
     draw = np.random.default_rng(0).standard_normal
     binding = session.io_binding()

@@ -16,8 +16,9 @@ IR_VERSION: Final = 10
 NORM_EPSILON: Final = 1e-5
 
 Weights = dict[str, NDArray[np.float32]]
-Tensors = dict[str, tuple[Any, list[int | str]]]
-"""Name -> element type and shape."""
+Tensor = tuple[Any, list[int | str]]
+"""Element type and shape."""
+Tensors = dict[str, Tensor]
 
 
 class _Graph:
@@ -90,9 +91,9 @@ def stage_graph(weights: Weights, stage: int, blocks: int) -> bytes:
     graph = _Graph(weights)
     kinds: Any = importlib.import_module("onnx").TensorProto
     width, states = weights["0.b.weight"].shape
-    of_events: tuple[Any, list[int | str]] = (kinds.INT64, ["events"])
-    x_of_events: tuple[Any, list[int | str]] = (kinds.FLOAT, ["events", width])
-    states_of_events: tuple[Any, list[int | str]] = (kinds.FLOAT, ["events", states])
+    of_events: Tensor = (kinds.INT64, ["events"])
+    x_of_events: Tensor = (kinds.FLOAT, ["events", width])
+    states_of_events: Tensor = (kinds.FLOAT, ["events", states])
     if stage == 0:
         x = _inputs(graph)
         inputs: Tensors = dict.fromkeys(("item_rows", "event_types", "gaps"), of_events)
@@ -150,8 +151,8 @@ def recurrence_graph() -> bytes:
         "Loop", ["doublings", "true", *carried], ["h", "power_real", "power_imaginary", "reach"], body=_doubling()
     )
     graph.op("Gather", h, "places", to="end")
-    of_events: tuple[Any, list[int | str]] = (kinds.FLOAT, ["size", "states"])
-    of_users: tuple[Any, list[int | str]] = (kinds.FLOAT, ["users", "states"])
+    of_events: Tensor = (kinds.FLOAT, ["size", "states"])
+    of_users: Tensor = (kinds.FLOAT, ["users", "states"])
     inputs: Tensors = {
         "u": of_events,
         "positions": (kinds.INT64, ["size"]),
@@ -180,8 +181,8 @@ def _doubling() -> Any:
         body.op("Add", both, both),
         body.op("Add", "lag_now", "lag_now"),
     ]
-    goes_on: tuple[Any, list[int | str]] = (kinds.BOOL, [])
-    carried: list[tuple[Any, list[int | str]]] = [
+    goes_on: Tensor = (kinds.BOOL, [])
+    carried: list[Tensor] = [
         (kinds.FLOAT, ["size", "states"]),
         (kinds.FLOAT, [1, "channels"]),
         (kinds.FLOAT, [1, "channels"]),

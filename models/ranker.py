@@ -43,7 +43,7 @@ class Ranker:
 
     def set_bias(self, bias: NDArray[np.float32], edition: int) -> None:
         """Replace the biases (N,)."""
-        self._held["item_bias"] = held_on(self._ort, bias, self._device)
+        self._held["item_bias"] = held_on(self._ort, bias.copy(), self._device)
         self.bias_edition = edition
 
     def top_k(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -50,8 +50,6 @@ Providers = Literal["auto", "cpu", "cuda"]
 class _Sessions(NamedTuple):
     """What a call needs of one device, in one piece: a second thread may be in a call when they are made anew."""
 
-    provider: str
-    """The execution provider that they really got."""
     advance: Advance
     ranker: Ranker
 
@@ -101,7 +99,7 @@ class OnnxEncoder:
         advance = Advance(stages, recurrence, self._decay, embeddings, self.manifest.vector_width, device)
         edition = self._bias_edition  # before the copy: what changes meanwhile is of a later edition
         ranker = Ranker(self._ort, self._open(RANK_FILE), self._embeddings, self._bias, device, edition)
-        self._sessions = _Sessions(str(stages[0].get_providers()[0]), advance, ranker)
+        self._sessions = _Sessions(advance, ranker)
 
     def _open(self, name: str) -> Any:
         return open_session(self._ort, self._contents[name], self._wanted, self._threads, self._artefact / name)
@@ -117,7 +115,7 @@ class OnnxEncoder:
     @property
     def provider(self) -> str:
         """The execution provider that the sessions really got."""
-        return self._sessions.provider
+        return str(self._sessions.advance.stages[0].get_providers()[0])
 
     @property
     def version(self) -> str:

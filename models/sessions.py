@@ -33,7 +33,7 @@ def open_session(ort: Any, model: bytes, providers: list[str], threads: int, nam
 
 
 def device_of(session: Any) -> str:
-    """ "cuda" or "cpu": where the session really runs."""
+    """Where the session really runs, "cuda" or "cpu", by its first provider."""
     return "cuda" if session.get_providers()[0] == "CUDAExecutionProvider" else "cpu"
 
 
@@ -65,8 +65,9 @@ def run_session(session: Any, inputs: Mapping[str, Any], outputs: Sequence[str],
 
 
 def held_on(ort: Any, array: NDArray[Any], device: str) -> Any:
-    """What ``run_session`` is given for an array that stays on a device; later changes of the array are not seen."""
-    return array.copy() if device == "cpu" else ort.OrtValue.ortvalue_from_numpy(array.copy(), device, 0)
+    """What ``run_session`` is given for an array that stays on a device, and must not change any more."""
+    array = np.ascontiguousarray(array)
+    return array if device == "cpu" else ort.OrtValue.ortvalue_from_numpy(array, device, 0)
 
 
 def array_of(value: Any) -> NDArray[Any]:

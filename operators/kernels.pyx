@@ -141,7 +141,7 @@ def extend_history(
         raise ValueError("columns of other lengths")
     if not count == len(times_ms) == len(fingerprints) or (rows is not None and len(rows) != count):
         raise ValueError("a history of other lengths")
-    if (rows is None) < (new_rows is None) or (rows is not None and len(new_rows) != len(new_times)):
+    if rows is not None and (new_rows is None or len(new_rows) != len(new_times)):
         raise ValueError("a history with rows is given events with rows")
     for history in (times_ms, fingerprints, rows):
         if history is not None and history.itemsize != 8:

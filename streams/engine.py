@@ -106,9 +106,6 @@ class Engine:
         """Users whose erasure is settled, on their way to the core's thread, and the fences behind the requests."""
         self._computing = 0
         """Batches taken whose settlement has not begun."""
-        self._spare = asyncio.Event()
-        """Set while there are none of those."""
-        self._spare.set()
         self._generation = 0
         """Of the batch settled last."""
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -122,9 +119,9 @@ class Engine:
 
     async def spare(self) -> None:
         """Return when no batch is computed, after ``limits.fetch_pace_ms`` at the latest."""
-        if not self._spare.is_set():
+        async with self._changed:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._spare.wait(), limits.fetch_pace_ms / 1000)
+                await asyncio.wait_for(self._changed.wait_for(lambda: not self._computing), limits.fetch_pace_ms / 1000)
 
     def start(self) -> None:
         """Begin to take batches."""
@@ -177,8 +174,6 @@ class Engine:
                 if len(settling) == limits.settling_batches_max:
                     await settling.popleft()
                 self._computing -= 1
-                if not self._computing:
-                    self._spare.set()
                 await self._notify()
                 before = settling[-1] if settling else None
                 settling.append(asyncio.create_task(self._settle(intakes, work, before), name="headwater-settlement"))
@@ -223,7 +218,6 @@ class Engine:
                     self._in_work += 1
                     self._events_in_work += _count_events(intakes)
                     self._computing += 1
-                    self._spare.clear()
                     return intakes
                 if not taken:
                     await self._wait_for_chunk()

@@ -14,6 +14,7 @@ partition, and the worker's loop is busiest with answers while the batch that th
 # aiokafka is not typed throughout, and keeps its fetcher to itself.
 
 import asyncio
+import math
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
@@ -21,7 +22,7 @@ from typing import Any, Final
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.structs import TopicPartition
 
-__all__ = ["FetchSession", "pace_fetches", "use_fetch_sessions"]
+__all__ = ["FetchSession", "pace_fetches", "records_behind", "use_fetch_sessions"]
 
 _FIRST_EPOCH: Final = 0
 """Of a request that names everything and asks for a session, in the place of the one it may name."""
@@ -138,7 +139,7 @@ def pace_fetches(fetcher: Any, spare: Callable[[], Awaitable[object]]) -> None:
     send = fetcher._proc_fetch_request
 
     async def paced(assignment: Any, node: Any, request: Any) -> Any:
-        if all(_is_read_up(assignment.state_value(tp)) for tp in _partitions_of(request)):
+        if all(records_behind(assignment.state_value(tp)) == 0 for tp in _partitions_of(request)):
             try:
                 await spare()
             except asyncio.CancelledError:  # as aiokafka's own: whoever cancels it awaits it
@@ -148,9 +149,15 @@ def pace_fetches(fetcher: Any, spare: Callable[[], Awaitable[object]]) -> None:
     fetcher._proc_fetch_request = paced
 
 
-def _is_read_up(state: Any) -> bool:
-    """Whether the last answer told of nothing beyond the position; a seek may have left none since the request."""
-    return state.has_valid_position and state.highwater is not None and state.highwater <= state.position
+def records_behind(state: Any) -> float:
+    """Records that the last answer told of and that were not handed out yet; inf where none has told.
+
+    Args:
+        state: aiokafka's of a partition. A seek may leave it without a position.
+    """
+    if state.highwater is None or not state.has_valid_position:
+        return math.inf
+    return max(state.highwater - state.position, 0)
 
 
 def _partitions_of(request: FetchRequest) -> Iterable[TopicPartition]:

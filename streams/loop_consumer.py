@@ -13,7 +13,6 @@
 # pyright: reportUnknownArgumentType=false, reportIncompatibleVariableOverride=false
 # The point of this file is to change what Faust and aiokafka keep to themselves, and neither is typed throughout.
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,7 +24,7 @@ from faust.types import TP
 from mode import Service
 from mode.utils.futures import maybe_async
 
-from streams.fetching import pace_fetches, use_fetch_sessions
+from streams.fetching import pace_fetches, records_behind, use_fetch_sessions
 from streams.protocol import GroupMember, GroupOffset, commit_as_member, offsets_of_group
 from streams.transactions import FencedError
 
@@ -102,11 +101,7 @@ class LoopConsumer(driver.AIOKafkaConsumerThread):
         subscription: Any = self._ensure_consumer()._subscription.subscription
         assignment = None if subscription is None else subscription.assignment
         state = None if assignment is None else assignment.state_value(TopicPartition(*tp))
-        if state is None:
-            return 0
-        if state.highwater is None or not state.has_valid_position:
-            return math.inf
-        return max(state.highwater - state.position, 0)
+        return 0 if state is None else records_behind(state)
 
     async def offsets_of_group(self, partitions: Sequence[TP], *, stable: bool) -> Mapping[TP, GroupOffset]:
         """What the group has committed; see ``streams.protocol``."""

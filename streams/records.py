@@ -120,8 +120,7 @@ class _FetchedPartition(PartitionRecords):
     def _next_run(self) -> Records:
         if not self._is_begun:
             self._is_begun = True
-            records = self._records.begin(self._check_crcs)
-            run = records.part(int(np.searchsorted(records.offsets, self.next_fetch_offset)))
+            run = self._from_position(self._records.begin(self._check_crcs))
             if len(run):
                 return run
         if self._records_iterator is None:
@@ -134,7 +133,9 @@ class _FetchedPartition(PartitionRecords):
             return _NONE
 
     def _consumer_record(self, tp: Any, record: "_Run") -> Records:
-        records = record.records
+        return self._from_position(record.records)
+
+    def _from_position(self, records: Records) -> Records:
         return records.part(int(np.searchsorted(records.offsets, self.next_fetch_offset)))
 
 

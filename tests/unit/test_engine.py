@@ -119,17 +119,23 @@ def test_a_user_of_a_batch_in_work_does_not_come_back_from_the_store_without_it(
     run(scenario)
 
 
+def hold_steps(bench: Bench) -> tuple[threading.Event, threading.Event]:
+    """Whether the encoder has begun a step, and whether its steps may end."""
+    computing, goes_on = threading.Event(), threading.Event()
+    step = bench.encoder.step
+
+    def slow_step(*inputs: Any) -> Any:
+        computing.set()
+        goes_on.wait(WAIT_S)
+        return step(*inputs)
+
+    bench.encoder.step = slow_step
+    return computing, goes_on
+
+
 def test_a_second_batch_is_taken_early_only_when_it_is_half_full() -> None:
     async def scenario(bench: Bench) -> None:
-        computing, goes_on = threading.Event(), threading.Event()
-        step = bench.encoder.step
-
-        def slow_step(*inputs: Any) -> Any:
-            computing.set()
-            goes_on.wait(WAIT_S)
-            return step(*inputs)
-
-        bench.encoder.step = slow_step
+        computing, goes_on = hold_steps(bench)
         await bench.submit(0)
         await bench.until(computing.is_set)
         for offset in (1, 2):
@@ -147,15 +153,7 @@ def test_a_second_batch_is_taken_early_only_when_it_is_half_full() -> None:
 
 def test_there_is_time_for_more_when_no_batch_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(bench: Bench) -> None:
-        computing, goes_on = threading.Event(), threading.Event()
-        step = bench.encoder.step
-
-        def slow_step(*inputs: Any) -> Any:
-            computing.set()
-            goes_on.wait(WAIT_S)
-            return step(*inputs)
-
-        bench.encoder.step = slow_step
+        computing, goes_on = hold_steps(bench)
         await asyncio.wait_for(bench.engine.spare(), PATIENCE_S)
         await bench.submit(0)
         await bench.until(computing.is_set)
