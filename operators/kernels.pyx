@@ -216,20 +216,21 @@ def occurrences(const int64_t[:, ::1] rows, int64_t[:, ::1] counts, uint8_t[:, :
     cdef int64_t wanted, count
     if not counts.shape[0] == first.shape[0] == rows.shape[0] or not counts.shape[1] == first.shape[1] == width:
         raise ValueError("arrays of other shapes")
-    for line in range(rows.shape[0]):
-        for at in range(width):
-            wanted, count = rows[line, at], 0
-            for place in range(width):
-                count += rows[line, place] == wanted
-            counts[line, at] = count
-            first[line, at] = 1
-            for place in range(at):
-                if rows[line, place] == wanted:
-                    first[line, at] = 0
-                    break
+    with nogil:
+        for line in range(rows.shape[0]):
+            for at in range(width):
+                wanted, count = rows[line, at], 0
+                for place in range(width):
+                    count += rows[line, place] == wanted
+                counts[line, at] = count
+                first[line, at] = 1
+                for place in range(at):
+                    if rows[line, place] == wanted:
+                        first[line, at] = 0
+                        break
 
 
-cdef inline float _dot(const float* one, const float* other, Py_ssize_t width) noexcept:
+cdef inline float _dot(const float* one, const float* other, Py_ssize_t width) noexcept nogil:
     # In eight lanes, which the compiler makes vectors of; the order of the sums is the same in every batch.
     cdef float[8] lanes
     cdef float total = 0
@@ -254,10 +255,11 @@ def dots(const float[:, ::1] vectors, const float[:, ::1] matrix, const int64_t[
         raise ValueError("arrays of other shapes")
     if matrix.shape[1] != width or items == 0:
         raise ValueError("a matrix of another width, or of nothing")
-    for line in range(rows.shape[0]):
-        for at in range(rows.shape[1]):
-            row = rows[line, at]
-            scores[line, at] = _dot(&vectors[line, 0], &matrix[row, 0], width) if 0 < row < items else 0
+    with nogil:
+        for line in range(rows.shape[0]):
+            for at in range(rows.shape[1]):
+                row = rows[line, at]
+                scores[line, at] = _dot(&vectors[line, 0], &matrix[row, 0], width) if 0 < row < items else 0
 
 
 def pair_dots(
@@ -274,14 +276,15 @@ def pair_dots(
         raise ValueError("arrays of other shapes")
     if rows.shape[1] != products.shape[1] or others.shape[1] != products.shape[2]:
         raise ValueError("arrays of other shapes")
-    for line in range(rows.shape[0]):
-        for at in range(rows.shape[1]):
-            row = rows[line, at]
-            for place in range(others.shape[1]):
-                second = others[line, place]
-                products[line, at, place] = 0
-                if 0 <= row < matrix.shape[0] and 0 <= second < other.shape[0]:
-                    products[line, at, place] = _dot(&matrix[row, 0], &other[second, 0], width)
+    with nogil:
+        for line in range(rows.shape[0]):
+            for at in range(rows.shape[1]):
+                row = rows[line, at]
+                for place in range(others.shape[1]):
+                    second = others[line, place]
+                    products[line, at, place] = 0
+                    if 0 <= row < matrix.shape[0] and 0 <= second < other.shape[0]:
+                        products[line, at, place] = _dot(&matrix[row, 0], &other[second, 0], width)
 
 
 def recur(
@@ -331,20 +334,21 @@ def strongest(
         raise ValueError("arrays of other shapes")
     if named > history or own.shape[0] <= history:
         raise ValueError("more events than the history has, or more than own counts are for")
-    for line in range(rows.shape[0]):
-        for at in range(rows.shape[1]):
-            row, cause, best, count = rows[line, at], 0, -INFINITY, 0
-            for place in range(history):
-                count += recent[line, place] == row
-            for place in range(named):
-                if recent[line, place] == 0:
-                    continue
-                effect = effects[line, at, place]
-                if recent[line, place] == row:
-                    effect += own[count]
-                if effect > best:
-                    cause, best = recent[line, place], effect
-            causes[line, at], greatest[line, at] = cause, best
+    with nogil:
+        for line in range(rows.shape[0]):
+            for at in range(rows.shape[1]):
+                row, cause, best, count = rows[line, at], 0, -INFINITY, 0
+                for place in range(history):
+                    count += recent[line, place] == row
+                for place in range(named):
+                    if recent[line, place] == 0:
+                        continue
+                    effect = effects[line, at, place]
+                    if recent[line, place] == row:
+                        effect += own[count]
+                    if effect > best:
+                        cause, best = recent[line, place], effect
+                causes[line, at], greatest[line, at] = cause, best
 
 
 cdef inline char* _digits(char* at, uint64_t number) noexcept:

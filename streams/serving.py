@@ -8,6 +8,7 @@ import sys
 import threading
 from typing import NoReturn
 
+import uvloop
 from aiokafka.errors import (
     GroupAuthorizationFailedError,
     KafkaError,
@@ -147,4 +148,4 @@ def run_worker(settings: Settings) -> None:
         handler.addFilter(_is_not_explained)
         handler.addFilter(RepeatFilter())
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what this client would say is in our own errors
-    asyncio.run(_serve_or_exit(settings))
+    uvloop.run(_serve_or_exit(settings))
