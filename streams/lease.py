@@ -213,6 +213,7 @@ def _reset_on_close(connection: Any) -> bool:
     if connection._writer is None:
         return False
     held = connection._writer.get_extra_info("socket")
-    if held is not None and held.fileno() >= 0:  # or it is closed already, and aiokafka has not heard
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+    with contextlib.suppress(OSError, ValueError):  # it is closed already, and aiokafka has not heard
+        if held is not None:
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
     return True
