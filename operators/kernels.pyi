@@ -4,7 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 def add_decayed(
-    weights: dict[str, float],
+    place_of: dict[str, int],
+    items: list[str],
+    weights: NDArray[np.float64],
     item_ids: list[str],
     times_ms: NDArray[np.int64],
     start: int,
@@ -16,21 +18,15 @@ def add_decayed(
 ) -> int:
     """Add ``2**((time - landmark) / half-life)`` to the weight of each event's item, from place ``start`` to ``end``.
 
-    Returns where it stopped: at ``end``, before an event whose exponent would be beyond ``exponent_max``, or behind
-    one that made the weights more than ``items_max``.
-    """
-    ...
+    A new item is added to ``items``, and its place there to ``place_of``.
 
-def values_of(weights: dict[str, float], values: NDArray[np.float64]) -> None:
-    """Write the values of a dictionary, in its order.
+    Returns where it stopped: at ``end``, before an event whose exponent would be beyond ``exponent_max``, or behind
+    one that made the items more than ``items_max``.
 
     Raises:
-        ValueError: room for another number of values.
+        ValueError: columns of other lengths, another number of places than of items, or no room for a weight of each
+            event.
     """
-    ...
-
-def keys_from(weights: dict[str, float], least: float) -> list[str]:
-    """The keys with values of at least so much, in the dictionary's order."""
     ...
 
 def rows_in(row_of: dict[str, int], item_ids: list[str], rows: NDArray[np.int64]) -> None:

@@ -4,7 +4,7 @@
 from cpython cimport array
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.dict cimport PyDict_GetItem, PyDict_Next, PyDict_Size
+from cpython.dict cimport PyDict_GetItem
 from cpython.object cimport PyObject
 from libc.math cimport INFINITY, pow
 from libc.stdint cimport int64_t, uint8_t, uint64_t
@@ -16,7 +16,9 @@ cdef extern from "Python.h":
 
 
 def add_decayed(
-    dict weights,
+    dict place_of,
+    list items,
+    double[::1] weights,
     list item_ids,
     const int64_t[::1] times_ms,
     Py_ssize_t start,
@@ -27,52 +29,32 @@ def add_decayed(
     Py_ssize_t items_max,
 ):
     """See ``kernels.pyi``."""
-    cdef Py_ssize_t at
+    cdef Py_ssize_t at, place, count = len(items)
     cdef int64_t last_ms = 0
-    cdef double exponent, before, weight = 0
-    cdef PyObject* counted
+    cdef double exponent, weight = 0
+    cdef PyObject* found
     if not 0 <= start <= end <= len(item_ids) == times_ms.shape[0]:
         raise ValueError("columns of other lengths")
+    if len(place_of) != count or weights.shape[0] < count + end - start:
+        raise ValueError("places of other items, or no room for more")
     for at in range(start, end):
         if weight == 0 or times_ms[at] != last_ms:  # the lines of a basket share their time
             exponent = <double>(times_ms[at] - landmark_ms) / <double>half_life_ms
             if exponent > exponent_max:
                 return at
             last_ms, weight = times_ms[at], pow(2.0, exponent)
-        counted = PyDict_GetItem(weights, item_ids[at])
-        if counted != NULL:
-            before = <object>counted
-            weights[item_ids[at]] = before + weight
+        found = PyDict_GetItem(place_of, item_ids[at])
+        if found != NULL:
+            place = <object>found
+            weights[place] += weight
         else:
-            weights[item_ids[at]] = weight
-            if PyDict_Size(weights) > items_max:
+            place_of[item_ids[at]] = count
+            items.append(item_ids[at])
+            weights[count] = weight
+            count += 1
+            if count > items_max:
                 return at + 1
     return end
-
-
-def values_of(dict weights, double[::1] values):
-    """See ``kernels.pyi``."""
-    cdef Py_ssize_t place = 0, at = 0
-    cdef PyObject* value
-    if PyDict_Size(weights) != values.shape[0]:
-        raise ValueError("as many values as keys are wanted")
-    while PyDict_Next(weights, &place, NULL, &value):
-        values[at] = <object>value
-        at += 1
-
-
-def keys_from(dict weights, double least):
-    """See ``kernels.pyi``."""
-    cdef Py_ssize_t place = 0
-    cdef PyObject* key
-    cdef PyObject* value
-    cdef double weight
-    cdef list keys = []
-    while PyDict_Next(weights, &place, &key, &value):
-        weight = <object>value
-        if weight >= least:
-            keys.append(<object>key)
-    return keys
 
 
 def rows_in(dict row_of, list item_ids, int64_t[::1] rows):

@@ -108,8 +108,8 @@ def rank(
 
     The encoder's score is fused with the user's own counts and co-visitation, and the list shaped, as the policy says.
 
-    A user whose history holds no item of the vocabulary is unknown to the encoder. A list that the filters
-    leave short is filled with popular items.
+    A user whose history holds no item of the vocabulary is unknown to the encoder; one whom the filters leave none of
+    its items is treated alike. A list that they leave short is filled with popular items.
 
     Args:
         tastes: of the users, with the rows of this encoder.

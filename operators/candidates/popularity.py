@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_right
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import Final
 
 import msgspec
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operators import limits
-from operators.kernels import add_decayed, keys_from, values_of
+from operators.kernels import add_decayed
 from operators.wire import UNDECODABLE
 
 __all__ = ["PopularItems", "Popularity", "PopularityError"]
@@ -35,24 +35,22 @@ class _Snapshot(msgspec.Struct, array_like=True):
 class PopularItems:
     """Decayed counts as they were at one moment, ranked when they are asked for."""
 
-    def __init__(self, events: int, weights: dict[str, float]) -> None:
-        """``weights`` by item: they must not change any more while this is asked."""
+    def __init__(self, events: int, items: Sequence[str], weights: NDArray[np.float64]) -> None:
+        """The weight of each of the first items: neither may change any more while this is asked."""
         self.events: Final = events
         """Events that are counted."""
-        self._weights = weights
-        self._ranked: list[str] = []
+        self._items, self._weights = items, weights
+        self._ranked: list[tuple[str, float]] = []
 
     def top(self, count: int, excluded: Container[str] = ()) -> list[tuple[str, float]]:
         """The ``count`` most popular items that are not excluded, with their share of the top item's weight."""
-        weights = self._weights
         if not self._ranked:
-            self._ranked = _rank(weights, _RANKED_ITEMS)
-        chosen = [item for item in self._ranked if item not in excluded][:count]
-        if len(chosen) < count and len(self._ranked) < len(weights):
-            self._ranked = _rank(weights, len(weights))
-            chosen = [item for item in self._ranked if item not in excluded][:count]
-        top = (weights[self._ranked[0]] if self._ranked else 0.0) or 1.0  # a weight of long ago may be none
-        return [(item, weights[item] / top) for item in chosen]
+            self._ranked = _shares(self._items, self._weights, _RANKED_ITEMS)
+        chosen = [pair for pair in self._ranked if pair[0] not in excluded][:count]
+        if len(chosen) < count and len(self._ranked) < len(self._weights):
+            self._ranked = _shares(self._items, self._weights, len(self._weights))
+            chosen = [pair for pair in self._ranked if pair[0] not in excluded][:count]
+        return chosen
 
 
 class Popularity:
@@ -68,14 +66,25 @@ class Popularity:
     def __init__(self, half_life_ms: int = limits.popularity_half_life_ms) -> None:
         self._half_life_ms = half_life_ms
         self._landmark_ms = 0
-        self._weights: dict[str, float] = {}
-        self._editions = [PopularItems(0, {})]
-        """The newest one when ``extend`` was last called, and those of its events."""
         self.events = 0
         """Events folded so far."""
+        self._set([], np.empty(0))
+        self._editions = [PopularItems(0, [], np.empty(0))]
+        """The newest one when ``extend`` was last called, and those of its events."""
+
+    def _set(self, items: list[str], weights: NDArray[np.float64]) -> None:
+        # Editions keep the lists that they were made of: those only grow.
+        self._items = items
+        self._place_of = {item: place for place, item in enumerate(items)}
+        self._room = weights
+        """Weight of each item, and room for more."""
 
     def __len__(self) -> int:
-        return len(self._weights)
+        return len(self._items)
+
+    @property
+    def _weights(self) -> NDArray[np.float64]:
+        return self._room[: len(self._items)]
 
     def add(self, item_id: str, timestamp_ms: int) -> None:
         """Fold one event."""
@@ -91,15 +100,19 @@ class Popularity:
             self._fold(item_ids, times_ms, start, end)
             self.events += end - start
             if end - start == until_edition:
-                self._editions.append(PopularItems(self.events, self._weights.copy()))
+                self._editions.append(PopularItems(self.events, self._items, self._weights.copy()))
             start = end
 
     def _fold(self, item_ids: list[str], times_ms: NDArray[np.int64], start: int, end: int) -> None:
         while start < end:
-            if not self._weights:
+            if not self._items:
                 self._landmark_ms = int(times_ms[start])
+            if len(self._room) < len(self._items) + end - start:
+                self._room = np.concatenate([self._weights, np.empty(len(self._items) + end - start)])
             start = add_decayed(
-                self._weights,
+                self._place_of,
+                self._items,
+                self._room,
                 item_ids,
                 times_ms,
                 start,
@@ -109,8 +122,9 @@ class Popularity:
                 _EXPONENT_MAX,
                 limits.popularity_items_max,
             )
-            if len(self._weights) > limits.popularity_items_max:
-                self._evict()
+            if len(self._items) > limits.popularity_items_max:
+                # A tenth at a time, so that the cost of choosing is spread over many events.
+                self._keep(_heaviest(self._items, self._weights, limits.popularity_items_max * 9 // 10))
             elif start < end:
                 self._move_landmark(int(times_ms[start]))
 
@@ -121,11 +135,12 @@ class Popularity:
 
     def top(self, count: int, excluded: Container[str] = ()) -> list[tuple[str, float]]:
         """``PopularItems.top`` as of now, ranked anew."""
-        return PopularItems(self.events, self._weights).top(count, excluded)
+        return PopularItems(self.events, self._items, self._weights).top(count, excluded)
 
     def snapshot(self) -> bytes:
         """The counts of the most popular items as bytes, for ``restore``."""
-        kept = {item: self._weights[item] for item in _rank(self._weights, limits.popularity_snapshot_items_max)}
+        heaviest = _heaviest(self._items, self._weights, limits.popularity_snapshot_items_max)
+        kept = {self._items[place]: float(self._room[place]) for place in heaviest}
         return msgspec.msgpack.encode(_Snapshot(1, self._landmark_ms, self.events, kept))
 
     @classmethod
@@ -144,30 +159,34 @@ class Popularity:
         if not all(0 <= weight < math.inf for weight in read.weights.values()):
             raise PopularityError("popularity snapshot with a weight that is no finite number from 0 on")
         popularity = cls(half_life_ms)
-        popularity._landmark_ms, popularity.events, popularity._weights = read.landmark_ms, read.events, read.weights
-        popularity._editions = [PopularItems(read.events, read.weights.copy())]
+        popularity._landmark_ms, popularity.events = read.landmark_ms, read.events
+        popularity._set(list(read.weights), np.array(list(read.weights.values()), np.float64))
+        popularity._editions = [PopularItems(read.events, popularity._items, popularity._weights.copy())]
         return popularity
 
     def _move_landmark(self, landmark_ms: int) -> None:
-        factor = 2.0 ** ((self._landmark_ms - landmark_ms) / self._half_life_ms)
-        self._weights = {item: weight * factor for item, weight in self._weights.items() if weight * factor > 0.0}
+        self._room = self._weights * 2.0 ** ((self._landmark_ms - landmark_ms) / self._half_life_ms)
+        self._keep(np.flatnonzero(self._room).tolist())
         self._landmark_ms = landmark_ms
 
-    def _evict(self) -> None:
-        # A tenth at a time, so that the cost of choosing is spread over many events.
-        heaviest = _rank(self._weights, limits.popularity_items_max * 9 // 10)
-        self._weights = {item: self._weights[item] for item in heaviest}
+    def _keep(self, places: list[int]) -> None:
+        self._set([self._items[place] for place in places], self._room[places])
 
 
-def _rank(weights: dict[str, float], count: int) -> list[str]:
-    """The ``count`` heaviest items, ties by item id."""
-    least = -math.inf
+def _shares(items: Sequence[str], weights: NDArray[np.float64], count: int) -> list[tuple[str, float]]:
+    """The ``count`` heaviest items with their shares of the top item's weight."""
+    places = _heaviest(items, weights, count)
+    top = (float(weights[places[0]]) if places else 0.0) or 1.0  # a weight of long ago may be none
+    return [(items[place], share) for place, share in zip(places, (weights[places] / top).tolist(), strict=True)]
+
+
+def _heaviest(items: Sequence[str], weights: NDArray[np.float64], count: int) -> list[int]:
+    """Places of the ``count`` heaviest items, ties by item id."""
+    places = np.arange(len(weights))
     if count < len(weights):
-        values = np.empty(len(weights))
-        values_of(weights, values)
-        least = float(np.partition(values, -count)[-count])
-    items = keys_from(weights, least)
-    return sorted(items, key=lambda item: (-weights[item], item))[:count]
+        places = np.flatnonzero(weights >= np.partition(weights, -count)[-count])
+    ranked = sorted((-weights[at], items[at], at) for at in places.tolist())
+    return [place for _, _, place in ranked[:count]]
 
 
 def _events_of(edition: PopularItems) -> int:

@@ -20,7 +20,7 @@ from tests.fakes import FakeEncoder, event, items
 CATALOGUE = items(90)
 OUTSIDE = [f"new-{n}" for n in range(6)]
 HISTORIES = st.lists(st.sampled_from([*CATALOGUE, *OUTSIDE]), max_size=60) | st.lists(st.sampled_from(OUTSIDE))
-POPULAR = st.lists(st.sampled_from([*CATALOGUE[:40], *OUTSIDE]), max_size=60)
+POPULAR = st.lists(st.sampled_from([*CATALOGUE[:40], *OUTSIDE]), max_size=60, unique=True)
 WITHDRAWN = st.sets(st.sampled_from([*CATALOGUE, *OUTSIDE]), max_size=40) | st.just({*CATALOGUE[3:]})
 POLICIES = st.builds(
     Policy,
@@ -87,7 +87,7 @@ def brute_force(world: World, state: UserState, history: list[str], followed: li
             if item not in own:
                 sources[item] = "history" if repeated >= moved else "co-visitation"
         chosen = [(item, sources[item]) for item in sorted(scores, key=lambda item: -scores[item])]
-    elif policy.covisitation is not None:
+    if not chosen and policy.covisitation is not None:
         chosen = [(item, "co-visitation") for item in followed if item not in banned]
     taken = {item for item, _ in chosen[: policy.list_items]} | banned
     for item, _ in world.popular.top(1_000):
@@ -139,8 +139,8 @@ def test_equals_brute_force(
         [item for item in names if item not in had] if history else []
         for (history, names), had in zip(users, seen, strict=True)
     ]
-    counts = {item: n + 1.0 for n, item in enumerate(popular)}
-    world = World(FakeEncoder(CATALOGUE), PopularItems(len(popular), counts), policy, withdrawn)
+    counted = PopularItems(len(popular), popular, np.arange(1.0, len(popular) + 1))
+    world = World(FakeEncoder(CATALOGUE), counted, policy, withdrawn)
     for item in withdrawn:
         world.encoder.set_rule(item, False, 0.0)
     states = [state_of(world.encoder, history) for history in histories]
@@ -156,7 +156,7 @@ def test_equals_brute_force(
 def test_a_new_item_that_is_withdrawn_stands_in_no_list() -> None:
     weights = CoVisitationWeights(weight=1.5, scale=1_000.0, new_items=3.0)
     policy = Policy(list_items=5, covisitation=weights)
-    world = World(FakeEncoder(CATALOGUE), PopularItems(0, {}), policy, set())
+    world = World(FakeEncoder(CATALOGUE), PopularItems(0, [], np.empty(0)), policy, set())
     for history in ([CATALOGUE[3]], [OUTSIDE[2]]):  # known to the encoder, and not
         states = [state_of(world.encoder, history)]
         companions = companions_of([[OUTSIDE[0], OUTSIDE[1]]], [history])

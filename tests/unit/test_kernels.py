@@ -24,8 +24,16 @@ def floats(*shape: int, seed: int = 3) -> NDArray[np.float32]:
 
 
 def add(weights: dict[str, float], items: list[str], times_ms: list[int], start: int = 0, items_max: int = 100) -> int:
+    counted = list(weights)
+    place_of = {item: place for place, item in enumerate(counted)}
+    room = np.array([*weights.values(), *[np.nan] * (len(items) - start)])
     times = np.array(times_ms, np.int64)
-    return kernels.add_decayed(weights, items, times, start, len(items), LANDMARK_MS, HALF_LIFE_MS, 4.0, items_max)
+    end = kernels.add_decayed(
+        place_of, counted, room, items, times, start, len(items), LANDMARK_MS, HALF_LIFE_MS, 4.0, items_max
+    )
+    assert place_of == {item: place for place, item in enumerate(counted)}
+    weights |= zip(counted, room.tolist(), strict=False)
+    return end
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 14_000)), max_size=30))
@@ -42,14 +50,6 @@ def test_adding_stops_before_a_time_that_is_too_far_and_behind_an_item_too_many(
     assert add(weights, ["a", "b", "c"], [10_000, 14_001, 10_000]) == 1
     assert add(weights, ["a", "b", "c", "d"], [10_000] * 4, start=1, items_max=2) == 3
     assert list(weights) == ["a", "b", "c"]
-
-
-@given(st.dictionaries(st.text(max_size=3), st.floats(allow_nan=False)), st.floats(allow_nan=False))
-def test_values_and_the_keys_of_great_ones(weights: dict[str, float], least: float) -> None:
-    values = np.full(len(weights), np.nan)
-    kernels.values_of(weights, values)
-    assert values.tolist() == list(weights.values())
-    assert kernels.keys_from(weights, least) == [key for key, weight in weights.items() if weight >= least]
 
 
 @given(st.dictionaries(st.text(max_size=3), st.integers(1, 2**62)), st.lists(st.text(max_size=3)))
@@ -153,10 +153,16 @@ def test_the_strongest_event_is_named_with_its_effect(recent: Ints, named: int, 
             assert (causes[line, at], greatest[line, at]) == (event, effect)
 
 
+def add_to(place_of: dict[str, int], items: list[str], room: int) -> int:
+    weights, times_ms = np.zeros(room), np.zeros(1, np.int64)
+    return kernels.add_decayed(place_of, items, weights, ["b"], times_ms, 0, 1, LANDMARK_MS, HALF_LIFE_MS, 4.0, 9)
+
+
 INTS, FLOATS, BYTES = np.zeros((2, 3), np.int64), np.zeros((2, 3), np.float32), np.zeros((2, 3), np.uint8)
 WRONG: dict[str, Callable[[], object]] = {
     "times": lambda: add({}, ["a"], []),
-    "values": lambda: kernels.values_of({"a": 1.0}, np.zeros(2)),
+    "room": lambda: add_to({}, [], room=0),
+    "places": lambda: add_to({"a": 0}, [], room=9),
     "rows": lambda: kernels.rows_in({}, ["a"], np.zeros(2, np.int64)),
     "no partition": lambda: causes(partition=-1),
     "no topic": lambda: causes(event_type=1),

@@ -29,7 +29,7 @@ NONE = frozenset[str]()
 """Withdrawn items."""
 
 
-NOTHING = PopularItems(0, {})
+NOTHING = PopularItems(0, [], np.empty(0))
 
 
 def state_of(encoder: FakeEncoder, *history: str) -> UserState:
@@ -42,7 +42,7 @@ def state_of(encoder: FakeEncoder, *history: str) -> UserState:
 
 
 def popular(*ordered: str) -> PopularItems:
-    return PopularItems(1, {item: float(count) for count, item in enumerate(reversed(ordered), 1)})
+    return PopularItems(1, ordered, np.arange(len(ordered), 0, -1.0))
 
 
 def rank(
