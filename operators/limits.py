@@ -49,7 +49,6 @@ __all__ = [
     "restore_threads_max",
     "score_batch_lists",
     "settling_batches_max",
-    "shared_items_max",
     "sort_chunk_events_max",
     "sort_files_max",
     "stop_max_s",
@@ -108,8 +107,6 @@ score_batch_lists: Final = 256
 """Rows of one scoring call: bounds the score matrix to rows x catalogue x 4 bytes."""
 
 # -- one worker
-shared_items_max: Final = 65_536
-"""Items whose ids are kept as they were decoded last, at most 0.2 KB each."""
 cache_users_max: Final = 50_000
 """Decoded user states kept in memory, about 5 KB each."""
 catalog_items_max: Final = 1_000_000

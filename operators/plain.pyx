@@ -4,17 +4,14 @@
 A record is plain if it has headers that only name a format, a key, and an event beyond doubt. Whatever is taken here
 ``operators.events.decode`` takes alike; what is not is left to that, which knows the reasons.
 
-An item comes again and again, and so does a user within a basket: an id that came lately is not made anew, so that
-dictionaries find it by its address.
-
 The interpreter lock is kept: a chunk takes a tenth of a millisecond, and a thread that gives the lock up for so little
 waits for it longer than that.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcmp
 
 from operators.cursor cimport Cursor, Span
@@ -25,9 +22,6 @@ from operators.plain_msgpack cimport msgpack_event
 from operators import limits
 from operators.records import JSON_RECORD_HEADERS, MSGPACK_RECORD_HEADERS, NO_RECORD_HEADERS
 
-cdef extern from "Python.h":
-    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
-
 cdef const uint8_t[::1] _json = JSON_RECORD_HEADERS
 cdef const uint8_t[::1] _msgpack = MSGPACK_RECORD_HEADERS
 cdef const uint8_t[::1] _none = NO_RECORD_HEADERS
@@ -36,9 +30,6 @@ cdef Py_ssize_t _id_bytes_max = limits.id_bytes_max
 cdef int _depth_max = limits.context_depth_max
 cdef double _value_max = limits.value_max
 cdef int64_t _earliest_ms = limits.timestamp_ms_min
-cdef list _late_items = [None] * limits.shared_items_max
-"""Each in the place that its bytes say; the one that came last where several have the same."""
-cdef uint32_t _late_items_count = limits.shared_items_max
 
 # Columns of operators.records.Records.index.
 cdef enum:
@@ -104,36 +95,6 @@ cdef inline object _bytes(const uint8_t* data, const Span* span):
     return PyBytes_FromStringAndSize(<const char*>data + span.start, span.end - span.start)
 
 
-cdef inline object _key(const uint8_t* data, const Span* span, object before):
-    """``before`` itself where it is the same."""
-    cdef Py_ssize_t size = span.end - span.start
-    if (
-        before is not None
-        and PyBytes_GET_SIZE(before) == size
-        and memcmp(PyBytes_AS_STRING(before), data + span.start, size) == 0
-    ):
-        return before
-    return _bytes(data, span)
-
-
-cdef inline object _item(const uint8_t* data, const Span* span):
-    cdef const char* text = <const char*>data + span.start
-    cdef const char* late_text
-    cdef Py_ssize_t at, late_size = 0, size = span.end - span.start
-    cdef uint32_t place = 2166136261  # FNV-1a
-    for at in range(size):
-        place = (place ^ <uint8_t>text[at]) * <uint32_t>16777619
-    place %= _late_items_count
-    late = _late_items[place]
-    if late is not None:
-        late_text = PyUnicode_AsUTF8AndSize(late, &late_size)
-        if late_size == size and memcmp(late_text, text, size) == 0:
-            return late
-    made = PyUnicode_DecodeUTF8(text, size, NULL)
-    _late_items[place] = made
-    return made
-
-
 def decode_plain(
     const uint8_t[::1] data, const int64_t[:, ::1] index, int64_t latest_ms, uint8_t[::1] is_plain, int64_t[::1] times_ms
 ):
@@ -141,7 +102,6 @@ def decode_plain(
     cdef Py_ssize_t n, count = index.shape[0], total = data.shape[0]
     cdef const uint8_t* start = &data[0] if total else NULL
     cdef list keys = [None] * count, item_ids = [None] * count, event_ids = [None] * count
-    cdef object key = None
     cdef Fields* fields
     if not is_plain.shape[0] == times_ms.shape[0] == count or index.shape[1] != COLUMNS:
         raise ValueError("columns of other shapes")
@@ -154,8 +114,10 @@ def decode_plain(
             times_ms[n] = fields[n].timestamp_ms if is_plain[n] else 0
         for n in range(count):
             if is_plain[n]:
-                key = keys[n] = _key(start, &fields[n].user_id, key)
-                item_ids[n] = _item(start, &fields[n].item_id)
+                keys[n] = _bytes(start, &fields[n].user_id)
+                item_ids[n] = PyUnicode_DecodeUTF8(
+                    <const char*>start + fields[n].item_id.start, fields[n].item_id.end - fields[n].item_id.start, NULL
+                )
                 if fields[n].seen & EVENT_ID:
                     event_ids[n] = _bytes(start, &fields[n].event_id)
     finally:
