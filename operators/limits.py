@@ -24,6 +24,7 @@ __all__ = [
     "event_bytes_max",
     "explained_events_max",
     "fetch_pace_ms",
+    "fetch_part_wait_ms",
     "flush_interval_s",
     "future_skew_ms",
     "history_events_max",
@@ -99,6 +100,8 @@ partition_queue_events_max: Final = 2_000
 """Records of one source partition that wait for a batch; beyond it the partition is not fetched."""
 fetch_pace_ms: Final = 50
 """How long a fetch waits for the batch that is computed, where the broker is not known to have more."""
+fetch_part_wait_ms: Final = 10
+"""How long the broker waits for records where a fetch leaves out a partition whose last ones wait for room."""
 align_wait_ms: Final = 200
 """How long a partition's events wait for another topic of theirs that is known to have more."""
 encoder_call_events_max: Final = 2_048

@@ -22,6 +22,8 @@ from typing import Any, Final
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.structs import TopicPartition
 
+from operators import limits
+
 __all__ = ["FetchSession", "pace_fetches", "records_behind", "use_fetch_sessions"]
 
 _FIRST_EPOCH: Final = 0
@@ -135,10 +137,16 @@ def use_fetch_sessions(fetcher: Any) -> None:
 
 
 def pace_fetches(fetcher: Any, spare: Callable[[], Awaitable[object]]) -> None:
-    """Let an aiokafka fetcher send a request after ``spare``; at once where the broker is known to have more."""
+    """Let an aiokafka fetcher send a request after ``spare``; at once where the broker is known to have more.
+
+    A request leaves out the partitions of which records lie here that nobody has taken yet. Once they are taken, the
+    partition would wait for the answer about the others, so the broker may not wait for records of those.
+    """
     send = fetcher._proc_fetch_request
 
     async def paced(assignment: Any, node: Any, request: Any) -> Any:
+        if fetcher._records:
+            request._max_wait_ms = min(request._max_wait_ms, limits.fetch_part_wait_ms)
         if all(records_behind(assignment.state_value(tp)) == 0 for tp in _partitions_of(request)):
             try:
                 await spare()

@@ -96,6 +96,12 @@ class LoopConsumer(driver.AIOKafkaConsumerThread):
         consumer.pause(*(TopicPartition(*tp) for tp in assigned if tp.topic in self.app.tables.changelog_topics))
         await super().on_partitions_assigned(assigned, generation_id)
 
+    def look_again(self) -> None:
+        """Let whoever waits for records look for them as if some had come."""
+        fetcher: Any = self._ensure_consumer()._fetcher
+        for waiter in list(fetcher._fetch_waiters):
+            fetcher._notify(waiter)
+
     def behind(self, tp: TP) -> float:
         """Records that the last fetch response told of and that were not handed out yet; inf where none has told."""
         subscription: Any = self._ensure_consumer()._subscription.subscription

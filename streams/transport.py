@@ -23,6 +23,7 @@ what it replaces (faust-streaming 0.15.3, aiokafka 0.14).
 # The point of this file is to change what Faust and aiokafka keep to themselves, and neither is typed throughout.
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
@@ -101,6 +102,9 @@ class ChunkConsumer(driver.Consumer):
         """Returns when there is time for what the next fetch brings."""
         self._fetching = asyncio.Lock()
         """Held from a fetch until its records are handed on or dropped, and during a seek."""
+        self._wanted: set[TP] = set()
+        """Of the fetch that waits for records."""
+        self._resumed = asyncio.Event()
         self._revocations = 0
         self._sought: tuple[int, int] | None = None
         """Generation and revocations at the last seek to the committed offsets."""
@@ -123,8 +127,9 @@ class ChunkConsumer(driver.Consumer):
         if not self.flow_active:
             await self.wait(self.can_resume_flow)  # type: ignore[arg-type]  # an Event has what wait() needs
         async with self._fetching:
+            self._resumed.clear()
             generation = self.app.consumer_generation_id
-            wanted = self._fetchable()
+            wanted = self._wanted = self._fetchable()
             if wanted and not self.should_stop:
                 fetched: Any = await self._getmany(wanted, min(timeout, _FETCH_TIMEOUT_S))
                 records: dict[TP, Records] = fetched
@@ -136,7 +141,8 @@ class ChunkConsumer(driver.Consumer):
                         return
                     yield tp, self._chunk_message(tp, part, generation)
         if not wanted:
-            await asyncio.sleep(_IDLE_POLL_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._resumed.wait(), _IDLE_POLL_S)
 
     def _fetchable(self) -> set[TP]:
         """The active partitions of events whose position is where it should be; a copy, since Faust's set changes."""
@@ -233,8 +239,12 @@ class ChunkConsumer(driver.Consumer):
         self.on_buffer_full(tp)
 
     def resume(self, tp: TP) -> None:
-        """Fetch ``tp`` again."""
-        self.on_buffer_drop(tp)
+        """Fetch ``tp`` again, also by the fetch that waits for others: aiokafka may have its records already."""
+        if tp in self._buffered_partitions:
+            self.on_buffer_drop(tp)
+            self._wanted.add(tp)
+            self._thread.look_again()
+            self._resumed.set()
 
     # -- offsets out: Consumer.ack and Consumer._new_offset
     def member_of(self, generation: int) -> GroupMember:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka.consumer.fetcher import Fetcher, FetchError
 from aiokafka.errors import GroupAuthorizationFailedError
 from aiokafka.structs import TopicPartition
 from faust.types import TP
@@ -34,6 +35,24 @@ def test_is_behind_when_the_last_fetch_told_of_more(
     assert client.behind(CLICK) == 0
     subscription.assignment = None
     assert client.behind(VIEW) == 0
+
+
+def test_whoever_waits_for_records_looks_again_when_told() -> None:
+    async def looks() -> None:
+        fetcher: Any = Fetcher.__new__(Fetcher)
+        fetcher._records, fetcher._fetch_waiters, fetcher._loop = {}, set(), asyncio.get_running_loop()
+        fetcher._subscriptions, fetcher._closed = SimpleNamespace(reassignment_in_progress=False), False
+        client: Any = LoopConsumer.__new__(LoopConsumer)
+        client._ensure_consumer = lambda: SimpleNamespace(_fetcher=fetcher)
+        waits = asyncio.create_task(fetcher.fetched_records({VIEW}, timeout=60))
+        await asyncio.sleep(0)
+        fetcher._records[VIEW] = FetchError(error=GroupAuthorizationFailedError(), backoff=0)
+        fetcher._wait_consume_future = None
+        client.look_again()
+        with pytest.raises(GroupAuthorizationFailedError):
+            await asyncio.wait_for(waits, 5)
+
+    asyncio.run(looks())
 
 
 def test_calls_run_where_they_are_made_and_their_errors_come_back() -> None:

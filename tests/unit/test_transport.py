@@ -32,12 +32,16 @@ class FakeClient:
     def __init__(self) -> None:
         self.unfetched: dict[TP, float] = {}
         self.rewound: list[TopicPartition] = []
+        self.looks = asyncio.Event()
 
     def behind(self, tp: TP) -> float:
         return self.unfetched.get(tp, 0)
 
     def assignment(self) -> set[TP]:
         return set(self.unfetched)
+
+    def look_again(self) -> None:
+        self.looks.set()
 
     async def seek_to_beginning(self, *partitions: TopicPartition) -> None:
         self.rewound += partitions
@@ -62,6 +66,8 @@ class Consumer(ChunkConsumer):
         self._fetched = {}
         self._drain = None
         self._fetching = asyncio.Lock()
+        self._wanted = set()
+        self._resumed = asyncio.Event()
         self._revocations = 0
         self._sought = (GENERATION, 0)
         self._unacked_messages: Any = set()
@@ -250,6 +256,43 @@ def test_a_paused_partition_is_not_fetched_until_it_is_resumed(consumer: Consume
     assert consumer._fetchable() == {CLICK}
     consumer.resume(VIEW)
     assert consumer._fetchable() == {VIEW, CLICK}
+
+
+def test_a_partition_that_is_resumed_joins_the_fetch_that_waits_for_others(consumer: Consumer) -> None:
+    async def waits(active_partitions: set[TP], timeout: float) -> Any:  # noqa: ASYNC109
+        await asyncio.wait_for(consumer.client.looks.wait(), timeout)
+        return {tp: records for tp, records in consumer.records.items() if tp in active_partitions}
+
+    async def resumed() -> list[tuple[TP, list[int]]]:
+        consumer._getmany = waits  # type: ignore[method-assign]
+        fetch = asyncio.create_task(fetched(consumer))
+        await asyncio.sleep(0)
+        consumer.resume(CLICK)  # it was not paused
+        assert not consumer.client.looks.is_set()
+        consumer.resume(VIEW)
+        return await fetch
+
+    consumer.records = {VIEW: parsed(7)}
+    consumer.pause(VIEW)
+    assert asyncio.run(resumed()) == [(VIEW, [7])]
+
+
+def test_a_partition_that_is_resumed_ends_the_wait_of_a_worker_whose_partitions_are_all_full(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.transport._IDLE_POLL_S", 60.0)
+
+    async def resumed() -> list[tuple[TP, list[int]]]:
+        waits = asyncio.create_task(fetched(consumer))
+        await asyncio.sleep(0.01)
+        consumer.resume(VIEW)
+        assert await asyncio.wait_for(waits, 5) == []
+        return await fetched(consumer)
+
+    consumer.records = {VIEW: parsed(7)}
+    consumer.pause(VIEW)
+    consumer.pause(CLICK)
+    assert asyncio.run(resumed()) == [(VIEW, [7])]
 
 
 def test_only_settle_moves_the_offset_and_never_back(consumer: Consumer) -> None:
