@@ -1,5 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""Inner loops of the core for which numpy has no words, or only words that leave the cache."""
+"""Inner loops of the core for which numpy has no words, or only words that leave the cache.
+
+Those of the lists give the interpreter lock up. The thread that updates states keeps it: it would wait to have it back,
+and everything waits for that thread.
+"""
 
 from cpython cimport array
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize

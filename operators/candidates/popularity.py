@@ -185,7 +185,8 @@ def _heaviest(items: Sequence[str], weights: NDArray[np.float64], count: int) ->
     places = np.arange(len(weights))
     if count < len(weights):
         places = np.flatnonzero(weights >= np.partition(weights, -count)[-count])
-    ranked = sorted((-weights[at], items[at], at) for at in places.tolist())
+    names = [items[place] for place in places.tolist()]
+    ranked = sorted(zip((-weights[places]).tolist(), names, places.tolist(), strict=True))
     return [place for _, _, place in ranked[:count]]
 
 
