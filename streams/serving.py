@@ -19,6 +19,7 @@ from aiokafka.errors import (
 
 from models.errors import ModelError
 from operators import limits
+from operators.state import StateError
 from streams.app import Worker, WorkerError
 from streams.clients.errors import ClientError
 from streams.engine import DrainError
@@ -42,6 +43,7 @@ _EXPLAINED = (
     StoreError,
     SystemLimitError,
     SourceError,
+    StateError,
     SettingsError,
     ClientError,
     FencedError,

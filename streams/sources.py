@@ -53,6 +53,7 @@ def compare(stored: bytes | None, sources: Sources) -> bytes | None:
 
     Raises:
         SourceError: a topic has another id than then.
+        ValueError: ``stored`` is damaged (msgspec's own error).
     """
     known: Sources = {} if stored is None else _decode(stored)
     for topic, topic_id in sources.items():

@@ -9,9 +9,9 @@ from typing import Final
 
 from operators import limits, state
 from operators.batches import UserKey
-from operators.candidates.covisitation_parts import changed_parts, restore
+from operators.candidates.covisitation_parts import CoVisitationError, changed_parts, restore
 from operators.candidates.live_covisitation import LiveCoVisitation
-from operators.candidates.popularity import Popularity
+from operators.candidates.popularity import Popularity, PopularityError
 from operators.erasure import ERASURE, husk_key
 from operators.partition import partition_of
 from operators.state import StateError, UserState
@@ -114,17 +114,23 @@ class States:
 
         Raises:
             SourceError: a partition's states were made of another event topic of the same name.
+            StateError: what is stored of the partition is damaged.
         """
         for partition in partitions:
             if partition not in self._popularity:
-                changed = compare(self._store.get(partition, SOURCES_KEY), self._sources)
+                changed = self._changed_sources(partition)
                 if changed is not None:
                     self._sources_due[partition] = changed
-                value = self._store.get(partition, POPULARITY_KEY)
-                restored = Popularity() if value is None else Popularity.restore(value)
-                self._popularity[partition] = restored
+                restored = self._popularity[partition] = self._restored_popularity(partition)
                 self._snapshot_events[partition] = restored.events
         return self._popularity
+
+    def _restored_popularity(self, partition: int) -> Popularity:
+        value = self._store.get(partition, POPULARITY_KEY)
+        try:
+            return Popularity() if value is None else Popularity.restore(value)
+        except PopularityError as error:
+            raise _damaged("popularity", partition, error) from None
 
     def check_sources(self, partitions: Iterable[int], committed: Container[int]) -> None:
         """Refuse open partitions whose states are of other topics than there are, before an event is folded.
@@ -134,20 +140,33 @@ class States:
 
         Raises:
             SourceError: a topic was made anew; or the changelog, in which they were, is gone or was emptied.
+            StateError: the record of them is damaged.
         """
         for partition in partitions:
-            stored = self._store.get(partition, SOURCES_KEY)
-            compare(stored, self._sources)
+            self._changed_sources(partition)
             if partition in committed:
-                require_known(stored, self._sources, partition)
+                require_known(self._store.get(partition, SOURCES_KEY), self._sources, partition)
+
+    def _changed_sources(self, partition: int) -> bytes | None:
+        try:
+            return compare(self._store.get(partition, SOURCES_KEY), self._sources)
+        except ValueError as error:
+            raise _damaged("record of the topics that the states are made of", partition, error) from None
 
     def covisitation(self, partitions: Iterable[int]) -> Mapping[int, LiveCoVisitation] | None:
-        """Co-visitation by partition, restored from the store where the cache has none; None where lists need none."""
+        """Co-visitation by partition, restored from the store where the cache has none; None where lists need none.
+
+        Raises:
+            StateError: what is stored of a partition is damaged.
+        """
         if not self._keeps_covisitation:
             return None
         for partition in partitions:
             if partition not in self._covisitation:
-                self._covisitation[partition] = restore(partial(self._covisitation_part, partition))
+                try:
+                    self._covisitation[partition] = restore(partial(self._covisitation_part, partition))
+                except CoVisitationError as error:
+                    raise _damaged("co-visitation", partition, error) from None
         return self._covisitation
 
     def _covisitation_part(self, partition: int, name: str) -> bytes | None:
@@ -199,7 +218,11 @@ def _decode(user: UserKey, value: bytes) -> UserState:
     try:
         return state.decode(value)
     except StateError as error:
-        raise StateError(
-            f"state of user {user.key.decode(errors='replace')!r} on partition {user.partition}: {error}. If the bytes"
-            " are damaged delete the partition's directory: it is restored from the changelog"
-        ) from None
+        raise _damaged(f"state of user {user.key.decode(errors='replace')!r}", user.partition, error) from None
+
+
+def _damaged(what: str, partition: int, error: Exception) -> StateError:
+    return StateError(
+        f"{what} on partition {partition}: {error}. If the bytes are damaged delete the partition's directory, which is"
+        " restored from the changelog, and start this worker again"
+    )

@@ -29,6 +29,7 @@ from streams.bench.runs import Worker, create_topics, read_back, serving
 from streams.bench.slopes import slope_of
 from streams.bench.summary import machine, setting, versions
 from streams.bench.synthetic import artefact_with_items, event_value, stored_states, user_id
+from streams.chaos.vitals import rss_mb
 from streams.settings import TopicSettings
 from streams.topics import changelog_topic
 
@@ -163,7 +164,7 @@ def _measure(point: _Point) -> dict[str, float]:
         asyncio.run(point.lab.wait_for_group(point.name, point.backlog, workers[0].process))
         measured = asyncio.run(read_back(point.lab, point.backlog, point.topics.recommendations))
         quantiles = _freshness(point)
-        memory = sum(_memory_mb(worker.process.pid) for worker in workers)
+        memory = sum(rss_mb(worker.process.pid) for worker in workers)
     disk = sum(file.stat().st_size for home in _homes(point) for file in home.rglob("*") if file.is_file())
     with _workers(point) as (_, restart_s):
         pass
@@ -214,13 +215,6 @@ def _freshness(point: _Point) -> dict[str, float]:
     if done.missing:
         raise BenchError(f"{done.missing} events were answered by no list")
     return done.freshness_ms
-
-
-def _memory_mb(pid: int) -> float:
-    """Resident memory of a process."""
-    status = Path(f"/proc/{pid}/status").read_text("utf-8")
-    (resident,) = [line for line in status.splitlines() if line.startswith("VmRSS:")]
-    return int(resident.split()[1]) * 1024 / _MB
 
 
 def show(result: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from aiokafka.errors import UnsupportedCodecError
 
+from operators.state import StateError
 from streams import serving
 from streams.engine import DrainError
 from streams.recovery import RecoveryError
@@ -41,7 +42,9 @@ def end_with(error: Exception, monkeypatch: pytest.MonkeyPatch) -> int:
     return ended.value.status
 
 
-@pytest.mark.parametrize("error", [DrainError(), RecoveryError(90.0), FencedError()])
+@pytest.mark.parametrize(
+    "error", [DrainError(), RecoveryError(90.0), FencedError(), StateError("damaged: start this worker again")]
+)
 def test_an_explained_error_is_one_line_with_a_next_step_and_ends_the_process(
     error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

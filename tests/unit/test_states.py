@@ -1,7 +1,7 @@
 """The cache of decoded states: read through, bounded, and forgotten on a rebalance."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from operators.fresh import fresh_by_partition
 from operators.partition import partition_of
 from operators.state import StateError, UserState
 from streams.sources import SOURCES_KEY, SourceError
-from streams.states import POPULARITY_KEY, States
+from streams.states import COVISITATION_KEY, POPULARITY_KEY, States
 from streams.store import StateStore
 from tests.fakes import event, past
 
@@ -161,10 +161,24 @@ def test_states_that_lack_what_the_group_has_committed_are_refused(store: StateS
     States(store, PARTITIONS, 10).check_sources([0], {0})  # on a broker without ids
 
 
-def test_a_damaged_state_is_an_error_not_a_new_user(store: StateStore) -> None:
-    store.write(user("ann").partition, [(b"ann", b"\x01 damaged")], 0)
-    with pytest.raises(StateError):
-        States(store, PARTITIONS, 10).load([user("ann")])
+@pytest.mark.parametrize(
+    ("key", "what", "read"),
+    [
+        (b"ann", "state of user 'ann'", lambda states: states.load([user("ann")])),
+        (POPULARITY_KEY, "popularity", lambda states: states.popularity([user("ann").partition])),
+        (SOURCES_KEY, "record of the topics", lambda states: states.popularity([user("ann").partition])),
+        (SOURCES_KEY, "record of the topics", lambda states: states.check_sources([user("ann").partition], ())),
+        (COVISITATION_KEY, "co-visitation", lambda states: states.covisitation([user("ann").partition])),
+    ],
+)
+def test_what_is_damaged_is_an_error_with_a_remedy_and_not_as_if_it_were_new(
+    key: bytes, what: str, read: Callable[[States], object], store: StateStore
+) -> None:
+    partition = user("ann").partition
+    store.write(partition, [(key, b"\x01 damaged")], 0)
+    said = rf"^{what}.* on partition {partition}: .*delete the partition's directory.* start this worker again$"
+    with pytest.raises(StateError, match=said):
+        read(States(store, PARTITIONS, 10, sources={"view": "id-1"}, keeps_covisitation=True))
 
 
 def test_co_visitation_comes_back_from_the_store_where_it_is_kept(store: StateStore) -> None:
