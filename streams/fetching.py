@@ -24,7 +24,7 @@ from aiokafka.structs import TopicPartition
 
 from operators import limits
 
-__all__ = ["FetchSession", "pace_fetches", "records_behind", "use_fetch_sessions"]
+__all__ = ["FetchSession", "hurry_partial_fetches", "pace_fetches", "records_behind", "use_fetch_sessions"]
 
 _FIRST_EPOCH: Final = 0
 """Of a request that names everything and asks for a session, in the place of the one it may name."""
@@ -137,16 +137,10 @@ def use_fetch_sessions(fetcher: Any) -> None:
 
 
 def pace_fetches(fetcher: Any, spare: Callable[[], Awaitable[object]]) -> None:
-    """Let an aiokafka fetcher send a request after ``spare``; at once where the broker is known to have more.
-
-    A request leaves out the partitions of which records lie here that nobody has taken yet. Once they are taken, the
-    partition would wait for the answer about the others, so the broker may not wait for records of those.
-    """
+    """Let an aiokafka fetcher send a request after ``spare``; at once where the broker is known to have more."""
     send = fetcher._proc_fetch_request
 
     async def paced(assignment: Any, node: Any, request: Any) -> Any:
-        if fetcher._records:
-            request._max_wait_ms = min(request._max_wait_ms, limits.fetch_part_wait_ms)
         if all(records_behind(assignment.state_value(tp)) == 0 for tp in _partitions_of(request)):
             try:
                 await spare()
@@ -155,6 +149,27 @@ def pace_fetches(fetcher: Any, spare: Callable[[], Awaitable[object]]) -> None:
         return await send(assignment, node, request)
 
     fetcher._proc_fetch_request = paced
+
+
+def hurry_partial_fetches(fetcher: Any, takes: Callable[[], bool]) -> None:
+    """Let the broker answer soon where an aiokafka fetcher leaves out partitions of which records lie here.
+
+    They have no room. Once there is some, the partition would wait for the answer about the others, which the broker
+    holds back until there are records of theirs.
+
+    Args:
+        takes: whether anybody takes records.
+    """
+    plan = fetcher._get_actions_per_node
+
+    def planned(assignment: Any) -> Any:
+        requests, *rest = plan(assignment)
+        if fetcher._records and takes():
+            for _, request in requests:
+                request._max_wait_ms = min(request._max_wait_ms, limits.fetch_part_wait_ms)
+        return requests, *rest
+
+    fetcher._get_actions_per_node = planned
 
 
 def records_behind(state: Any) -> float:

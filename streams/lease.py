@@ -187,8 +187,7 @@ def _look_after_encoding(request: Any, lease: SessionLease) -> None:
     """Let ``request`` refuse to be bytes without the lease.
 
     To connect may take longer than the lease lasts, and to encode gives other threads a turn. aiokafka writes the bytes
-    to a connection that stands right when it has them (aiokafka conn.py, ``send``), and the loop them to the system
-    (uvloop handles/stream.pyx, ``_initiate_write``).
+    to a connection that stands right when it has them (aiokafka conn.py, ``send``).
     """
     prepare = request.prepare
 
@@ -212,8 +211,7 @@ def _reset_on_close(connection: Any) -> bool:
     """Let the system throw away what it has not sent when it closes the connection; False where there is none."""
     if connection._writer is None:
         return False
-    held = connection._writer.get_extra_info("socket")
-    with contextlib.suppress(OSError, ValueError):  # it is closed already, and aiokafka has not heard
-        if held is not None:
-            held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+    with contextlib.suppress(OSError):  # it is closed already, and aiokafka has not heard
+        held = connection._writer.get_extra_info("socket")
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
     return True

@@ -24,7 +24,7 @@ from faust.types import TP
 from mode import Service
 from mode.utils.futures import maybe_async
 
-from streams.fetching import pace_fetches, records_behind, use_fetch_sessions
+from streams.fetching import hurry_partial_fetches, pace_fetches, records_behind, use_fetch_sessions
 from streams.protocol import GroupMember, GroupOffset, commit_as_member, offsets_of_group
 from streams.transactions import FencedError
 
@@ -73,6 +73,10 @@ class LoopConsumer(driver.AIOKafkaConsumerThread):
         # A group that may no longer be read is told to whoever polls, and Faust polls the fetcher only.
         if consumer._coordinator is not None:
             consumer._coordinator.check_errors()
+        fetcher: Any = consumer._fetcher
+        fetching = fetcher.error_future
+        if fetching.done() and not fetching.cancelled():
+            fetching.result()  # an error nobody expected has ended it, and no record would ever come again
         return await super()._fetch_records(consumer, *args, **kwargs)
 
     async def leave_group(self) -> None:
@@ -85,6 +89,7 @@ class LoopConsumer(driver.AIOKafkaConsumerThread):
         await super().on_start()
         fetcher = self._ensure_consumer()._fetcher
         use_fetch_sessions(fetcher)
+        hurry_partial_fetches(fetcher, lambda: self.consumer.flow_active)
         pace_fetches(fetcher, self.app.chunk_consumer.spare)
         self.app.lease.watch(self._ensure_consumer()._coordinator)
 

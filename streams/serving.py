@@ -8,7 +8,6 @@ import sys
 import threading
 from typing import NoReturn
 
-import uvloop
 from aiokafka.errors import (
     GroupAuthorizationFailedError,
     KafkaError,
@@ -150,4 +149,4 @@ def run_worker(settings: Settings) -> None:
         handler.addFilter(_is_not_explained)
         handler.addFilter(RepeatFilter())
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what this client would say is in our own errors
-    uvloop.run(_serve_or_exit(settings))
+    asyncio.run(_serve_or_exit(settings))

@@ -242,9 +242,10 @@ class ChunkConsumer(driver.Consumer):
         """Fetch ``tp`` again, also by the fetch that waits for others: aiokafka may have its records already."""
         if tp in self._buffered_partitions:
             self.on_buffer_drop(tp)
-            self._wanted.add(tp)
-            self._thread.look_again()
             self._resumed.set()
+            if tp in self._fetchable():  # a fetch that looked during a rebalance would wait for its end
+                self._wanted.add(tp)
+                self._thread.look_again()
 
     # -- offsets out: Consumer.ack and Consumer._new_offset
     def member_of(self, generation: int) -> GroupMember:

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operators import limits
-from streams.fetching import FetchSession, _SessionRequest, pace_fetches, use_fetch_sessions
+from streams.fetching import FetchSession, hurry_partial_fetches, pace_fetches, use_fetch_sessions
 
 Wanted = Mapping[TopicPartition, int]
 
@@ -191,12 +191,10 @@ def test_a_fetch_waits_for_spare_time_unless_there_is_more_at_the_broker(
             state.highwater = highwater
             if position is not None:  # else a seek has left none
                 state.seek(position)
-        assignment: Any = SimpleNamespace(state_value=states.get)
-        fetcher = SimpleNamespace(_proc_fetch_request=send, _records={})
+        assignment, fetcher = SimpleNamespace(state_value=states.get), SimpleNamespace(_proc_fetch_request=send)
         pace_fetches(fetcher, spare)
         request = FetchRequest(100, 1, 1_000, 0, [(tp.topic, [(tp.partition, 0, 1_000)]) for tp in states], "")
         assert await fetcher._proc_fetch_request(assignment, 7, request) == (assignment, 7, request)
-        assert request._max_wait_ms == 100
 
     asyncio.run(fetches())
     may_have_more = any(highwater is None or position is None or highwater > position for highwater, position in marks)
@@ -204,22 +202,22 @@ def test_a_fetch_waits_for_spare_time_unless_there_is_more_at_the_broker(
 
 
 @pytest.mark.parametrize("wait_ms", [100, 1])
+@pytest.mark.parametrize("takes", [True, False])
 @pytest.mark.parametrize("lies_here", [True, False])
 def test_the_broker_is_not_to_wait_long_for_some_while_records_of_others_lie_here(
-    lies_here: bool, wait_ms: int
+    lies_here: bool, takes: bool, wait_ms: int
 ) -> None:
-    async def send(_assignment: object, _node: object, request: Any) -> Any:
-        return request.build(FetchRequest_v11)
-
-    async def built() -> Any:
-        fetcher: Any = SimpleNamespace(_proc_fetch_request=send, _records={_PARTITIONS[0]: 0} if lies_here else {})
-        pace_fetches(fetcher, lambda: asyncio.sleep(0))
-        request = _SessionRequest(FetchRequest(wait_ms, 1, 1_000, 0, [("view", [(1, 0, 1_000)])], ""), FetchSession())
-        assignment = SimpleNamespace(state_value=lambda _: TopicPartitionState(None))
-        return await fetcher._proc_fetch_request(assignment, 7, request)
-
-    asked_ms = asyncio.run(built()).max_wait_time
-    assert asked_ms == (min(wait_ms, limits.fetch_part_wait_ms) if lies_here else wait_ms)
+    request = FetchRequest(wait_ms, 1, 1_000, 0, [("view", [(1, 0, 1_000)])], "")
+    fetcher: Any = SimpleNamespace(
+        _records={_PARTITIONS[0]: 0} if lies_here else {}, _get_actions_per_node=lambda _: ([(7, request)], "rest")
+    )
+    use_fetch_sessions(fetcher)
+    hurry_partial_fetches(fetcher, lambda: takes)
+    assignment = SimpleNamespace(state_value=lambda _: SimpleNamespace(highwater=0))
+    ((node, planned),), rest = fetcher._get_actions_per_node(assignment)
+    assert (node, rest) == (7, "rest")
+    waits_ms = planned.build(FetchRequest_v11).max_wait_time
+    assert waits_ms == (min(wait_ms, limits.fetch_part_wait_ms) if lies_here and takes else wait_ms)
 
 
 def test_a_fetch_that_waits_ends_quietly_when_it_is_cancelled() -> None:
@@ -229,7 +227,7 @@ def test_a_fetch_that_waits_ends_quietly_when_it_is_cancelled() -> None:
         raise AssertionError
 
     async def cancelled() -> object:
-        fetcher: Any = SimpleNamespace(_proc_fetch_request=send, _records={})
+        fetcher: Any = SimpleNamespace(_proc_fetch_request=send)
         pace_fetches(fetcher, asyncio.Event().wait)
         request = FetchRequest(100, 1, 1_000, 0, [], "")
         waits = asyncio.create_task(fetcher._proc_fetch_request(SimpleNamespace(), 7, request))

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import uvloop
 from aiokafka.client import ConnectionGroup
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import NodeNotReadyError
@@ -84,7 +83,7 @@ def test_only_heartbeats_and_joins_renew_it(lease: SessionLease, clock: Clock) -
         assert not lease.holds
         await coordinator._send_req(HeartbeatRequest("group", 1, "member"))
 
-    uvloop.run(talk())
+    asyncio.run(talk())
     clock.now = 111.9
     assert lease.holds
     clock.now = 112.0
@@ -124,7 +123,7 @@ def test_a_batch_waits_for_the_lease_and_fails_when_it_is_over(
         assert not sender._in_flight
         assert not sender._muted_partitions
 
-    uvloop.run(produce())
+    asyncio.run(produce())
     assert len(sent) == 2
     assert [type(error) for error in failed] == [FencedError]
 
@@ -177,7 +176,7 @@ def test_a_request_that_took_long_to_become_bytes_is_not_sent(lease: SessionLeas
         going.cancel()
         connection.close()
 
-    uvloop.run(scenario())
+    asyncio.run(scenario())
     assert len(written) == 1
 
 
@@ -199,7 +198,7 @@ def test_it_lapses_by_the_clock_or_by_word_and_not_before_it_has_held() -> None:
         lease.note(lease._clock(), UNKNOWN_MEMBER)
         await asyncio.wait_for(lapsed, 0.1)
 
-    uvloop.run(scenario())
+    asyncio.run(scenario())
 
 
 class _Connection:
@@ -253,7 +252,7 @@ def test_what_lies_in_the_system_when_the_lease_lapses_is_never_sent() -> None:
         broker.close()
         cut.close()
 
-    uvloop.run(scenario())
+    asyncio.run(scenario())
 
 
 def test_every_connection_of_the_producer_is_reset_when_it_is_closed() -> None:
@@ -279,19 +278,4 @@ def test_every_connection_of_the_producer_is_reset_when_it_is_closed() -> None:
         writer.close()
         server.close()
 
-    uvloop.run(scenario())
-
-
-def test_the_worker_s_loop_hands_bytes_to_the_system_at_once() -> None:
-    async def scenario() -> None:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            _, writer = await asyncio.open_connection(*server.getsockname())
-            broker, _ = server.accept()
-            with broker:
-                broker.settimeout(5)
-                for data in (b"first", b"second"):
-                    writer.write(data)
-                    assert broker.recv(64) == data  # the loop has not had a turn
-            writer.close()
-
-    uvloop.run(scenario())
+    asyncio.run(scenario())

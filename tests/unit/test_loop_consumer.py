@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from aiokafka.consumer.fetcher import Fetcher, FetchError
-from aiokafka.errors import GroupAuthorizationFailedError
+from aiokafka.errors import GroupAuthorizationFailedError, KafkaError
 from aiokafka.structs import TopicPartition
 from faust.types import TP
 
@@ -81,3 +81,19 @@ def test_a_group_that_may_not_be_read_ends_the_next_fetch() -> None:
 
     with pytest.raises(GroupAuthorizationFailedError):
         asyncio.run(client._fetch_records(SimpleNamespace(_coordinator=SimpleNamespace(check_errors=refused))))
+
+
+def test_a_fetcher_that_an_error_has_ended_ends_the_next_fetch() -> None:
+    """Else the worker would keep its partitions and read nothing any more."""
+    client: Any = LoopConsumer.__new__(LoopConsumer)
+
+    async def failed() -> None:
+        raise KafkaError("Unexpected error during data retrieval")
+
+    async def fetch() -> None:
+        fetching = asyncio.create_task(failed())
+        await asyncio.wait([fetching])
+        await client._fetch_records(SimpleNamespace(_coordinator=None, _fetcher=SimpleNamespace(error_future=fetching)))
+
+    with pytest.raises(KafkaError, match="data retrieval"):
+        asyncio.run(fetch())

@@ -277,6 +277,16 @@ def test_a_partition_that_is_resumed_joins_the_fetch_that_waits_for_others(consu
     assert asyncio.run(resumed()) == [(VIEW, [7])]
 
 
+def test_a_partition_that_is_resumed_during_a_rebalance_joins_nothing(consumer: Consumer) -> None:
+    consumer.pause(VIEW)
+    consumer.app.rebalancing = True
+    consumer.resume(VIEW)
+    assert not consumer.client.looks.is_set()
+    assert consumer._wanted == set()
+    consumer.app.rebalancing = False
+    assert consumer._fetchable() == {VIEW, CLICK}
+
+
 def test_a_partition_that_is_resumed_ends_the_wait_of_a_worker_whose_partitions_are_all_full(
     consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
