@@ -118,7 +118,7 @@ class States:
         """
         for partition in partitions:
             if partition not in self._popularity:
-                changed = self._changed_sources(partition)
+                changed = self._changed_sources(partition, self._store.get(partition, SOURCES_KEY))
                 if changed is not None:
                     self._sources_due[partition] = changed
                 restored = self._popularity[partition] = self._restored_popularity(partition)
@@ -143,13 +143,14 @@ class States:
             StateError: the record of them is damaged.
         """
         for partition in partitions:
-            self._changed_sources(partition)
+            stored = self._store.get(partition, SOURCES_KEY)
+            self._changed_sources(partition, stored)
             if partition in committed:
-                require_known(self._store.get(partition, SOURCES_KEY), self._sources, partition)
+                require_known(stored, self._sources, partition)
 
-    def _changed_sources(self, partition: int) -> bytes | None:
+    def _changed_sources(self, partition: int, stored: bytes | None) -> bytes | None:
         try:
-            return compare(self._store.get(partition, SOURCES_KEY), self._sources)
+            return compare(stored, self._sources)
         except ValueError as error:
             raise _damaged("record of the topics that the states are made of", partition, error) from None
 
@@ -163,11 +164,14 @@ class States:
             return None
         for partition in partitions:
             if partition not in self._covisitation:
-                try:
-                    self._covisitation[partition] = restore(partial(self._covisitation_part, partition))
-                except CoVisitationError as error:
-                    raise _damaged("co-visitation", partition, error) from None
+                self._covisitation[partition] = self._restored_covisitation(partition)
         return self._covisitation
+
+    def _restored_covisitation(self, partition: int) -> LiveCoVisitation:
+        try:
+            return restore(partial(self._covisitation_part, partition))
+        except CoVisitationError as error:
+            raise _damaged("co-visitation", partition, error) from None
 
     def _covisitation_part(self, partition: int, name: str) -> bytes | None:
         return self._store.get(partition, COVISITATION_KEY + name.encode())

@@ -69,7 +69,7 @@ class Popularity:
         self.events = 0
         """Events folded so far."""
         self._set([], np.empty(0))
-        self._editions = [PopularItems(0, [], np.empty(0))]
+        self._editions = [self._edition()]
         """The newest one when ``extend`` was last called, and those of its events."""
 
     def _set(self, items: list[str], weights: NDArray[np.float64]) -> None:
@@ -100,8 +100,11 @@ class Popularity:
             self._fold(item_ids, times_ms, start, end)
             self.events += end - start
             if end - start == until_edition:
-                self._editions.append(PopularItems(self.events, self._items, self._weights.copy()))
+                self._editions.append(self._edition())
             start = end
+
+    def _edition(self) -> PopularItems:
+        return PopularItems(self.events, self._items, self._weights.copy())
 
     def _fold(self, item_ids: list[str], times_ms: NDArray[np.int64], start: int, end: int) -> None:
         while start < end:
@@ -161,7 +164,7 @@ class Popularity:
         popularity = cls(half_life_ms)
         popularity._landmark_ms, popularity.events = read.landmark_ms, read.events
         popularity._set(list(read.weights), np.array(list(read.weights.values()), np.float64))
-        popularity._editions = [PopularItems(read.events, popularity._items, popularity._weights.copy())]
+        popularity._editions = [popularity._edition()]
         return popularity
 
     def _move_landmark(self, landmark_ms: int) -> None:
