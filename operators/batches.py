@@ -29,6 +29,11 @@ class Chunk(NamedTuple):
         """The same of any records; see ``Records.of``."""
         return cls(topic, event_type, partition, Records.of(records))
 
+    def parts(self, records_max: int) -> "list[Chunk]":
+        """The same records in chunks of at most ``records_max``."""
+        starts = range(0, len(self.records), records_max)
+        return [self._replace(records=self.records.part(start, start + records_max)) for start in starts]
+
 
 class UserKey(NamedTuple):
     """A user as the state table knows it."""

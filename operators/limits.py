@@ -89,7 +89,7 @@ reshaped_candidates_max: Final = 100
 
 # -- one batch through the engine
 chunk_records_max: Final = 500
-"""Records of one partition handed to the agent as one event: also the grain of the merge over topics."""
+"""Records of one partition that a batch takes at a time: the grain of the merge over topics."""
 batch_events_max: Final = 4_000
 """Events that share one encoder batch and one settlement."""
 computed_batches_max: Final = 3

@@ -65,9 +65,10 @@ class IntakeQueue:
         return sum(self._events.values())
 
     def put(self, intake: Intake) -> None:
-        """Add a chunk; a source partition with a full queue is paused."""
+        """Add a chunk of any size; a source partition with a full queue is paused."""
         tp = intake.tp
-        self._chunks.setdefault(tp, deque()).append(intake)
+        parts = intake.chunk.parts(limits.chunk_records_max)
+        self._chunks.setdefault(tp, deque()).extend(intake._replace(chunk=part) for part in parts)
         self._events[tp] += len(intake.chunk.records)
         self._received[tp] = intake.chunk.records.last_offset
         if self._events[tp] >= limits.partition_queue_events_max:

@@ -1,10 +1,10 @@
-"""Faust's Kafka transport, changed so that no event is lost and a fetched list of records travels as one event.
+"""Faust's Kafka transport, changed so that no event is lost and what is fetched of a partition travels as one event.
 
 The changes to Faust's consumer live here and, where they are to its client, in ``streams.loop_consumer``; each names
 what it replaces (faust-streaming 0.15.3, aiokafka 0.14).
 
-- One Faust message is a *chunk*: consecutive records of one partition. Faust's path of four asyncio tasks
-  and a dozen calls is then paid per chunk (transport/consumer.py, ``getmany`` and ``_drain_messages``).
+- One Faust message is all that a fetch brings of one partition. Faust's path of four asyncio tasks and a dozen calls
+  is then paid once for it (transport/consumer.py, ``getmany`` and ``_drain_messages``).
 - Only ``settle`` moves the offset that is committed. Faust acknowledges a message whose stream was skipped
   during a rebalance, or whose agent raised (streams.py, ``_py_aiter``: ``do_ack or value is skipped_value``),
   and then commits past an event that nobody processed.
@@ -37,7 +37,6 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage, Message
 
-from operators import limits
 from operators.records import Records
 from streams.lease import LeasedProducer
 from streams.loop_consumer import LoopConsumer
@@ -85,8 +84,6 @@ class ChunkConsumer(driver.Consumer):
 
     app: Any
     _thread: LoopConsumer
-
-    chunk_records_max = limits.chunk_records_max
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -136,10 +133,12 @@ class ChunkConsumer(driver.Consumer):
                 # Before anything else runs: their positions have moved, and on their way nobody else knows them.
                 self._fetched |= {TP(*tp): part.last_offset for tp, part in records.items() if len(part)}
                 # Records that are dropped here were fetched before the seek that reads them again.
-                for tp, part in _round_robin(records, self.chunk_records_max):
+                for topic_partition, of_partition in records.items():
                     if not self.flow_active or self.app.consumer_generation_id != generation:
                         return
-                    yield tp, self._chunk_message(tp, part, generation)
+                    tp = TP(*topic_partition)
+                    if len(of_partition):
+                        yield tp, self._chunk_message(tp, of_partition, generation)
         if not wanted:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._resumed.wait(), _IDLE_POLL_S)
@@ -310,17 +309,6 @@ def _nothing(_open: object, _committed: object) -> None:
 
 async def _at_once() -> None:
     pass
-
-
-def _round_robin(records: Mapping[Any, Records], size: int) -> list[tuple[TP, Records]]:
-    """Parts of at most ``size`` records, the partitions taking turns: none waits for another's backlog."""
-    parts: list[tuple[TP, Records]] = []
-    longest = max((len(of_partition) for of_partition in records.values()), default=0)
-    for start in range(0, longest, size):
-        for tp, of_partition in records.items():
-            if start < len(of_partition):
-                parts.append((TP(tp.topic, tp.partition), of_partition.part(start, start + size)))
-    return parts
 
 
 class BatchProducer(driver.Producer):

@@ -123,6 +123,28 @@ def test_a_take_is_one_chunk_at_least(queue: IntakeQueue) -> None:
     assert len(queue) == 1
 
 
+def test_a_large_chunk_is_taken_in_parts_between_which_older_records_of_others_go(queue: IntakeQueue) -> None:
+    grain = limits.chunk_records_max
+    queue.put(intake("view", 0, 0, records=2 * grain + 1, offset=7))
+    queue.put(intake("click", 0, grain // 2, records=grain + 1))
+    queue.put(intake("view", 0, 9_000, offset=8 + 2 * grain))
+    assert len(queue) == 3 * grain + 3
+    taken = queue.take(10_000, TOPICS)
+    spans = [(one.tp.topic, one.chunk.records.record(0).offset, one.chunk.records.last_offset) for one in taken]
+    assert spans == [
+        ("view", 7, grain + 6),
+        ("click", 0, grain - 1),
+        ("view", grain + 7, 2 * grain + 6),
+        ("click", grain, grain),
+        ("view", 2 * grain + 7, 2 * grain + 7),
+        ("view", 2 * grain + 8, 2 * grain + 8),
+    ]
+    assert [(one.chunk.topic, one.chunk.event_type, one.generation) for one in taken[:2]] == [
+        ("view", 0, 1),
+        ("click", 1, 1),
+    ]
+
+
 def test_waits_for_a_topic_that_has_more_but_not_for_ever(queue: IntakeQueue, source: FakeSource, clock: Clock) -> None:
     source.ends["click", 0] = 5
     queue.put(intake("view", 0, 100))

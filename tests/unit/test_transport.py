@@ -16,9 +16,9 @@ from faust.types import TP
 from faust.types.tuples import Message
 
 from operators.records import PackedRecord, Records
-from streams.transport import BatchProducer, ChunkConsumer, ChunkSchema, ChunkTransport, _round_robin
+from streams.transport import BatchProducer, ChunkConsumer, ChunkSchema, ChunkTransport
 
-VIEW, CLICK, CHANGES = TP("view", 0), TP("click", 1), TP("changelog", 0)
+VIEW, CLICK, PURCHASE, CHANGES = TP("view", 0), TP("click", 1), TP("purchase", 0), TP("changelog", 0)
 GENERATION = 3
 
 
@@ -107,20 +107,6 @@ def consumer() -> Consumer:
     return Consumer()
 
 
-def test_partitions_take_turns_and_none_is_lost() -> None:
-    records = {TopicPartition("view", 0): parsed(*range(5)), TopicPartition("click", 1): parsed(10, 11, 12)}
-    assert [(tp, part.offsets.tolist()) for tp, part in _round_robin(records, 2)] == [
-        (VIEW, [0, 1]),
-        (CLICK, [10, 11]),
-        (VIEW, [2, 3]),
-        (CLICK, [12]),
-        (VIEW, [4]),
-    ]
-    assert all(isinstance(tp, TP) for tp, _ in _round_robin(records, 2))
-    assert _round_robin({}, 2) == []
-    assert _round_robin({VIEW: parsed()}, 2) == []
-
-
 def test_a_chunk_is_one_message(consumer: Consumer) -> None:
     consumer.records = {
         VIEW: Records.of([PackedRecord(7, 1_500, None, b"a", []), PackedRecord(8, 2_500, b"k", None, [])])
@@ -140,10 +126,9 @@ def test_a_chunk_is_one_message(consumer: Consumer) -> None:
     assert schema.loads_key(consumer.app, message) is None
 
 
-def test_chunks_are_of_a_bounded_number_of_records(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Consumer, "chunk_records_max", 2)
-    consumer.records = {VIEW: parsed(0, 1, 2), CLICK: parsed(5)}
-    assert asyncio.run(fetched(consumer)) == [(VIEW, [0, 1]), (CLICK, [5]), (VIEW, [2])]
+def test_what_a_fetch_brings_of_a_partition_is_one_message_and_of_one_without_records_none(consumer: Consumer) -> None:
+    consumer.records = {VIEW: parsed(0, 1, 2), PURCHASE: parsed(), CLICK: parsed(5)}
+    assert asyncio.run(fetched(consumer)) == [(VIEW, [0, 1, 2]), (CLICK, [5])]
 
 
 def test_before_the_seek_and_during_a_rebalance_nothing_is_fetched_and_never_the_changelog(consumer: Consumer) -> None:
@@ -158,9 +143,8 @@ def test_before_the_seek_and_during_a_rebalance_nothing_is_fetched_and_never_the
     assert consumer._fetchable() is not consumer._active_partitions
 
 
-def test_what_was_fetched_before_a_rebalance_is_dropped(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Consumer, "chunk_records_max", 1)
-    consumer.records = {VIEW: parsed(0, 1, 2)}
+def test_what_was_fetched_before_a_rebalance_is_dropped(consumer: Consumer) -> None:
+    consumer.records = {VIEW: parsed(0), CLICK: parsed(1), PURCHASE: parsed(2)}
 
     async def interrupted(change: str, value: object) -> list[int]:
         target = consumer.app if change == "consumer_generation_id" else consumer
