@@ -22,6 +22,7 @@ __all__ = [
     "pack_jobs",
     "refresh",
     "scores_by_gathering",
+    "stacked",
     "step",
 ]
 
@@ -206,9 +207,15 @@ def effects_by_gathering(encoder: Encoder, listed: NDArray[np.int64], events: ND
 def pack_jobs(jobs: Sequence[Job], hidden_width: int) -> PackedJobs:
     """The jobs, of which there is one at least, in their order."""
     rows, types, gaps = (np.concatenate(column) for column in zip(*(job[1:] for job in jobs), strict=True))
+    hidden = stacked([job.hidden for job in jobs], hidden_width)
+    return PackedJobs(hidden, rows, types, gaps, np.cumsum([len(job.rows) for job in jobs]))
+
+
+def stacked(hidden: Sequence[NDArray[np.float32] | None], hidden_width: int) -> NDArray[np.float32]:
+    """(B, S) of B recurrent states, zeros for a fresh one."""
     fresh = np.zeros(hidden_width, np.float32)
-    hidden = np.concatenate([fresh if job.hidden is None else job.hidden for job in jobs])
-    return PackedJobs(hidden.reshape(-1, hidden_width), rows, types, gaps, np.cumsum([len(job.rows) for job in jobs]))
+    every = [fresh if of_user is None else of_user for of_user in hidden]
+    return np.concatenate([fresh[:0], *every]).reshape(-1, hidden_width)
 
 
 def refresh(encoder: Encoder, jobs: Sequence[Job]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -1,5 +1,3 @@
-from array import array
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,50 +33,6 @@ def rows_in(row_of: dict[str, int], item_ids: list[str], rows: NDArray[np.int64]
     Raises:
         ValueError: room for another number of rows.
     """
-    ...
-
-def extend_history(
-    item_ids: bytes,
-    types: bytearray,
-    times_ms: array[int],
-    fingerprints: array[int],
-    rows: array[int] | None,
-    events: tuple[list[str], bytes, bytes, bytes, bytes | None],
-    start: int,
-    end: int,
-    events_max: int,
-) -> bytes:
-    """Add events to a history, in place, and take the oldest of more than ``events_max`` away; returns the new ids.
-
-    Args:
-        item_ids, types, times_ms, fingerprints, rows: as in ``operators.state.UserState``; an error leaves them alone.
-        events: ``operators.state.Past``, with rows where the history has some.
-        start, end: places of the events to add; one at least, ``events_max`` at most.
-
-    Raises:
-        ValueError: columns of other lengths, no such events, or fewer ids than events.
-        TypeError: arrays of other numbers.
-    """
-    ...
-
-def any_known(
-    fingerprints: NDArray[np.uint64],
-    bounds: NDArray[np.int64],
-    histories: list[array[int]],
-    known: NDArray[np.uint8],
-) -> None:
-    """Find the users of whose events an id stands twice in history and batch.
-
-    Args:
-        fingerprints: of the events' ids, 0 for none, user by user.
-        bounds: the events of user n are those from ``bounds[n]`` up to ``bounds[n + 1]``.
-        histories: fingerprints of each user's history, of type code Q.
-        known: (U,) set to 1 or 0.
-    """
-    ...
-
-def newest_first(histories: list[array[int]], newest: NDArray[np.int64]) -> None:
-    """Set each line of ``newest`` (B, H) to the last numbers of its history, of type code q, and 0 for the rest."""
     ...
 
 def occurrences(rows: NDArray[np.int64], counts: NDArray[np.int64], first: NDArray[np.uint8]) -> None:

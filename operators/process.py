@@ -9,9 +9,9 @@ from operators.candidates.popularity import Popularity
 from operators.companions import Visits
 from operators.effects import Counts, Effects, Erase, PutState
 from operators.erasure import ERASURE, ErasureRequest, Receipt, digest_of, encode_receipt, husk_key
-from operators.fold import Folded, fold, fold_all, fresh_events
+from operators.fold import FoldedBatch, fold_all, fresh_events
 from operators.fresh import fresh_by_partition, learn_popularity, popular_items
-from operators.interest import Encoder, EncoderError, refresh
+from operators.interest import Encoder, EncoderError
 from operators.lists import Origin, Updated, make_lists
 from operators.ranking import NO_CATEGORIES, Cause, Policy
 from operators.state import UserState
@@ -113,9 +113,9 @@ def update_states(
     users = [*batch.users, *left]
     of_users = [states[user] for user in users]
     visits = Visits(covisitation, of_users, drop_seen=drops_seen) if covisitation is not None else None
-    folded = fold_all(of_users[: len(batch.users)], batch.events, batch.bounds, encoder)
-    folded += [fold(states[user], [], encoder) for user in left]
-    new_events, lengths = fresh_events(folded, batch.events, batch.bounds)
+    bounds = batch.bounds + [batch.events.size] * len(left)
+    folded = fold_all(of_users, batch.events, bounds, encoder)
+    new_events, lengths = fresh_events(folded, batch.events, bounds)
     fresh = fresh_by_partition(users, new_events, lengths)
     learn_popularity(popularity, fresh)
     popular = popular_items(popularity, fresh)
@@ -160,18 +160,18 @@ def _erase_effect(user: UserKey, request: ErasureRequest, user_state: UserState,
     )
 
 
-def _refresh(states: Sequence[UserState], folded: Sequence[Folded], encoder: Encoder) -> bool:
+def _refresh(states: Sequence[UserState], folded: FoldedBatch, encoder: Encoder) -> bool:
     """Give the states their new vectors; False where the encoder fails, and the states say that they lack them."""
-    owed = [(user_state, outcome.job) for user_state, outcome in zip(states, folded, strict=True) if outcome.job]
+    owed = [states[n] for n in folded.owed]
     if not owed:
         return True
     try:
-        hidden, vectors = refresh(encoder, [job for _, job in owed])
+        hidden, vectors = encoder.advance(folded.steps)
     except EncoderError:
-        for user_state, _ in owed:
+        for user_state in owed:
             user_state.forget_encoding()
         return False
-    for n, (user_state, _) in enumerate(owed):
+    for n, user_state in enumerate(owed):
         # Copies: a view would keep the whole batch's arrays alive as long as any of its users is cached.
         user_state.hidden, user_state.vector = hidden[n].copy(), vectors[n].copy()
     return True
@@ -192,14 +192,14 @@ def _origins_left(
     ]
 
 
-def _count(batch: Batch, fresh: int, folded: Sequence[Folded]) -> Counts:
+def _count(batch: Batch, fresh: int, folded: FoldedBatch) -> Counts:
     return Counts(
         records=batch.records,
         folded=fresh,
-        duplicates=sum(outcome.duplicates for outcome in folded),
-        late=sum(outcome.late for outcome in folded),
+        duplicates=folded.duplicates,
+        late=folded.late,
         rejected=len(batch.dead_letters),
-        erased=sum(outcome.erased for outcome in folded),
+        erased=folded.erased,
         erasures=len(batch.erasures),
-        unknown_items=sum(outcome.unknown for outcome in folded),
+        unknown_items=folded.unknown,
     )

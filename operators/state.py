@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from operators import limits
 from operators.columns import Columns
 from operators.events import Event
-from operators.kernels import extend_history
+from operators.histories import extend_history
 
 __all__ = ["SCHEMA_VERSION", "SOURCE_SLOTS", "Past", "StateError", "UserState", "decode", "encode", "ids_of"]
 
@@ -153,28 +153,15 @@ class UserState:
         """Event times of the history, oldest first."""
         return self.times_ms.tolist()
 
-    def extend(self, events: Past, start: int = 0, end: int | None = None) -> None:
-        """Add the events from ``start`` up to ``end``, oldest first; they leave out the oldest of a full history.
+    def extend(self, events: Past) -> None:
+        """Add the events, oldest first; the oldest ones leave a full history.
 
         Without rows of theirs, those of the history are forgotten.
         """
-        end = len(events.item_ids) if end is None else end
-        start = max(start, end - limits.history_events_max)
-        if start == end:
-            return
-        if events.rows is None:
-            self.rows = None
-        self.item_ids = extend_history(
-            self.item_ids,
-            self.types,
-            self.times_ms,
-            self.fingerprints,
-            self.rows,
-            events,
-            start,
-            end,
-            limits.history_events_max,
-        )
+        if events.item_ids:
+            if events.rows is None:
+                self.rows = None
+            extend_history(self, events, 0, len(events.item_ids), limits.history_events_max)
 
     def insert(self, place: int, event: Event) -> None:
         """Put an event before the one at ``place``; the oldest one leaves a full history."""

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operators import limits
+from operators.histories import newest_first
 from operators.interest import Encoder
-from operators.kernels import newest_first
 from operators.state import UserState
 
 __all__ = ["Tastes"]

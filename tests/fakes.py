@@ -187,8 +187,7 @@ def event(
 
 def fresh_count(folded: Folded) -> int:
     """How many events ``fold`` found new."""
-    assert folded.fresh is not None
-    return folded.fresh.size
+    return sum(folded.is_fresh)
 
 
 def past(item: str, event_type: int, timestamp_ms: int, fingerprint: int) -> Past:

@@ -8,7 +8,7 @@ import pytest
 
 from operators.columns import Columns
 from operators.effects import Effects
-from operators.fold import Folded, fold_all
+from operators.fold import FoldedBatch, fold_all
 from operators.interest import Encoder
 from operators.process import process_batch
 from operators.state import UserState
@@ -100,7 +100,7 @@ def stored_an_offset_off(by: int) -> Settler:
 
 def fold_without_fences(
     states: Sequence[UserState], events: Columns, bounds: Sequence[int], encoder: Encoder
-) -> list[Folded]:
+) -> FoldedBatch:
     fences = [list(state.fences) for state in states]
     folded = fold_all(states, events, bounds, encoder)
     for state, before in zip(states, fences, strict=True):

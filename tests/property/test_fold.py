@@ -2,18 +2,19 @@
 
 from array import array
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import compress, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from operators import limits
 from operators.columns import Columns
 from operators.events import Event
-from operators.fold import Folded, fold, fold_all, fresh_events
-from operators.interest import OUT_OF_VOCABULARY, refresh
+from operators.fold import FoldedBatch, fold, fold_all, fresh_events
+from operators.interest import OUT_OF_VOCABULARY, Job, refresh
 from operators.state import UserState, decode, encode
 from tests.fakes import FakeEncoder, event, fresh_count, full_pass, items
 from tests.oracle import OracleEvent, OracleUser
@@ -186,11 +187,25 @@ def test_models_are_never_mixed(drawn: list[Drawn], data: st.DataObject) -> None
         assert_equal(worker, oracle, encoder)
 
 
-def plain(folded: Folded, came: Columns) -> tuple[Any, ...]:
-    """What was folded, its arrays as lists."""
-    job, fresh = folded.job, came if folded.fresh is None else folded.fresh
-    steps = None if job is None else [None if array is None else array.tolist() for array in job]
-    return (steps, [fresh.event(n) for n in range(fresh.size)], *folded[2:])
+def of_job(job: Job | None) -> list[Any]:
+    """Recurrent state and steps as lists."""
+    if job is None:
+        return []
+    return [np.zeros(FIRST.hidden_width).tolist() if job.hidden is None else job.hidden.tolist(), *_lists(job[1:])]
+
+
+def of_steps(folded: FoldedBatch, user: int) -> list[Any]:
+    """The same of one user of a batch."""
+    if user not in folded.owed:
+        return []
+    at = folded.owed.index(user)
+    hidden, *columns, ends = folded.steps
+    part = slice(ends[at - 1] if at else 0, ends[at])
+    return [hidden[at].tolist(), *_lists([column[part] for column in columns])]
+
+
+def _lists(columns: Sequence[NDArray[np.int64]]) -> list[list[int]]:
+    return [column.tolist() for column in columns]
 
 
 def looked_up(state: UserState) -> UserState:
@@ -225,19 +240,32 @@ def test_a_batch_of_users_is_folded_as_its_users_one_by_one(drawn: list[list[Dra
         replays = data.draw(st.sampled_from([False, False, True]))
         batches = [rounds[user][n] + (rounds[user][n - 1] if replays else []) for user in present]
         events = [sorted(map(as_event, batch), key=lambda e: (e.timestamp_ms, e.type, e.offset)) for batch in batches]
+        # Users without events come last: whom an erasure leaves some, or another model.
+        users = [
+            *present,
+            *data.draw(st.sampled_from([[], [user for user in range(len(drawn)) if user not in present]])),
+        ]
+        events += [[]] * (len(users) - len(present))
         bounds = np.cumsum([0, *map(len, events)]).tolist()
-        states = [looked_up(together[user].state) for user in present]
+        states = [looked_up(together[user].state) for user in users]
         columns = Columns.of([one for of_user in events for one in of_user])
         folded = fold_all(states, columns, bounds, encoder)
         fresh, lengths = fresh_events(folded, columns, bounds)
-        assert fresh.size == sum(lengths)
-        for user, of_user, state, outcome in zip(present, events, states, folded, strict=True):
-            expected, came = alone[user].state, Columns.of(of_user)
-            assert plain(outcome, came) == plain(fold(expected, of_user, encoder), came)
+        outcomes = [fold(alone[user].state, of_user, encoder) for user, of_user in zip(users, events, strict=True)]
+        assert lengths.tolist() == [fresh_count(outcome) for outcome in outcomes]
+        assert folded.is_fresh.tolist() == [is_fresh for outcome in outcomes for is_fresh in outcome.is_fresh]
+        came = [one for of_user in events for one in of_user]
+        assert [fresh.event(at) for at in range(fresh.size)] == list(compress(came, folded.is_fresh.tolist()))
+        assert folded[3:] == tuple(sum(outcome[at] for outcome in outcomes) for at in range(2, 6))
+        assert [of_steps(folded, place) for place in range(len(users))] == [of_job(outcome.job) for outcome in outcomes]
+        if folded.owed:
+            hidden, vectors = encoder.advance(folded.steps)
+            for at, place in enumerate(folded.owed):
+                states[place].hidden, states[place].vector = hidden[at].copy(), vectors[at].copy()
+        for user, of_user, state in zip(users, events, states, strict=True):
+            expected = alone[user].state
+            fold(expected, of_user, encoder)
             assert state.rows is None or state.rows.tolist() == encoder.rows_of(state.history_items).tolist()
-            if outcome.job is not None:
-                hidden, vectors = refresh(encoder, [outcome.job])
-                for each in (expected, state):
-                    each.hidden, each.vector = hidden[0].copy(), vectors[0].copy()
+            expected.hidden, expected.vector = state.hidden, state.vector
             alone[user].value, together[user].value = encode(expected), encode(state)
             assert together[user].value == alone[user].value

@@ -1,6 +1,5 @@
 """The compiled inner loops, each against the same in numpy or plain Python."""
 
-from array import array
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -81,25 +80,6 @@ def causes(partition: int = 0, event_type: int = 0, offset: int = 0, bounds: Seq
     return kernels.caused_by([b"{"], *columns, np.array(bounds, np.int64))
 
 
-@given(st.lists(st.tuples(st.lists(st.integers(0, 6), max_size=5), st.lists(st.integers(0, 6), max_size=5))))
-def test_an_id_is_known_where_it_stands_twice(users: list[tuple[list[int], list[int]]]) -> None:
-    known = np.full(len(users), 9, np.uint8)
-    bounds = np.cumsum([0, *(len(came) for _, came in users)])
-    came_to_all = np.array([one for _, came in users for one in came], np.uint64)
-    kernels.any_known(came_to_all, bounds, [array("Q", history) for history, _ in users], known)
-    for (history, came), found in zip(users, known.tolist(), strict=True):
-        given_ids = [one for one in came if one]
-        assert found == (len(set(given_ids)) < len(given_ids) or not set(given_ids).isdisjoint(history))
-
-
-@given(st.lists(st.lists(st.integers(-9, 9), max_size=7), min_size=1), st.integers(1, 9))
-def test_the_newest_come_first(histories: list[list[int]], width: int) -> None:
-    newest = np.full((len(histories), width), 77, np.int64)
-    kernels.newest_first([array("q", history) for history in histories], newest)
-    for history, line in zip(histories, newest.tolist(), strict=True):
-        assert line == [*history[::-1], *[0] * width][:width]
-
-
 @given(ROWS)
 def test_occurrences_are_counted_within_a_line(rows: Ints) -> None:
     counts, first = np.empty(rows.shape, np.int64), np.empty(rows.shape, np.uint8)
@@ -172,9 +152,6 @@ WRONG: dict[str, Callable[[], object]] = {
     "falling": lambda: causes(bounds=(1, 0)),
     "too many users": lambda: causes(bounds=(0, 1, 1)),
     "start": lambda: add({}, ["a"], [1], start=2),
-    "bounds": lambda: kernels.any_known(np.zeros(2, np.uint64), np.array([0, 3]), [array("Q")], BYTES[0, :1]),
-    "users": lambda: kernels.any_known(np.zeros(2, np.uint64), np.array([0, 1]), [], BYTES[0, :1]),
-    "histories": lambda: kernels.newest_first([array("q")], INTS),
     "counts": lambda: kernels.occurrences(INTS, INTS[:1], BYTES),
     "first": lambda: kernels.occurrences(INTS, INTS.copy(), np.zeros((2, 2), np.uint8)),
     "vectors": lambda: kernels.dots(FLOATS[:1], FLOATS, INTS, FLOATS.copy()),
@@ -191,139 +168,3 @@ WRONG: dict[str, Callable[[], object]] = {
 def test_arrays_that_do_not_fit_are_refused(wrong: str) -> None:
     with pytest.raises(ValueError, match=r"other|as many|more|width|no topic"):
         WRONG[wrong]()
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda: kernels.newest_first([array("Q")], INTS[:1].copy()),
-        lambda: kernels.any_known(np.zeros(0, np.uint64), np.array([0, 0]), [array("q")], BYTES[0, :1].copy()),
-    ],
-)
-def test_histories_of_other_numbers_are_refused(call: Callable[[], object]) -> None:
-    with pytest.raises(TypeError):
-        call()
-
-
-IDS = st.lists(st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), min_size=1), max_size=9)
-
-
-class _History:
-    """The five columns of some events, each its own numbers."""
-
-    def __init__(self, ids: list[str], first: int, with_rows: bool) -> None:
-        numbers = range(first, first + len(ids))
-        self.ids, self.types = ids, bytearray(n % 3 for n in numbers)
-        self.times_ms, self.fingerprints = array("q", [-n for n in numbers]), array("Q", [2**63 + n for n in numbers])
-        self.rows = array("q", [10 * n for n in numbers]) if with_rows else None
-
-    @property
-    def item_ids(self) -> bytes:
-        return "\0".join(self.ids).encode()
-
-    def past(self) -> tuple[list[str], bytes, bytes, bytes, bytes | None]:
-        words = self.times_ms.tobytes(), self.fingerprints.tobytes()
-        return self.ids, bytes(self.types), *words, None if self.rows is None else self.rows.tobytes()
-
-    def columns(self) -> list[list[int]]:
-        given = [self.types, self.times_ms, self.fingerprints, *([] if self.rows is None else [self.rows])]
-        return [list(column) for column in given]
-
-    def extended(self, events: "_History", start: int, end: int, events_max: int, ids: bytes | None = None) -> bytes:
-        ids = self.item_ids if ids is None else ids
-        own = ids, self.types, self.times_ms, self.fingerprints, self.rows
-        return kernels.extend_history(*own, events.past(), start, end, events_max)
-
-
-@given(IDS, IDS.filter(bool), st.booleans(), st.data())
-def test_a_history_goes_on_and_forgets_its_oldest(
-    before: list[str], added: list[str], with_rows: bool, data: st.DataObject
-) -> None:
-    history, events = _History(before, 0, with_rows), _History(added, 100, with_rows)
-    start = data.draw(st.integers(0, len(added) - 1))
-    end = data.draw(st.integers(start + 1, len(added)))
-    events_max = data.draw(st.integers(max(end - start, len(before)), 20))
-    expected = [
-        (column + new[start:end])[-events_max:] for column, new in zip(history.columns(), events.columns(), strict=True)
-    ]
-    ids = history.extended(events, start, end, events_max)
-    assert ids.decode().split("\0") == (before + added[start:end])[-events_max:]
-    assert history.columns() == expected
-
-
-@pytest.mark.parametrize(
-    ("start", "end", "events_max", "message"),
-    [
-        (0, 0, 9, "no such events"),
-        (-1, 1, 9, "no such events"),
-        (1, 4, 9, "no such events"),
-        (0, 3, 2, "more than a history holds"),
-    ],
-)
-def test_events_that_there_are_not_are_refused(start: int, end: int, events_max: int, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        _History(["a"], 0, True).extended(_History(["b", "c", "d"], 3, True), start, end, events_max)
-
-
-def test_a_history_that_does_not_fit_together_is_refused_and_left_alone() -> None:
-    events = _History(["x", "y"], 9, True)
-    for name, wrong, error in [
-        ("types", bytearray(1), ValueError),
-        ("times_ms", array("q"), ValueError),
-        ("fingerprints", array("Q", [1, 2, 3]), ValueError),
-        ("rows", array("q", [1]), ValueError),
-        ("times_ms", array("i", [1, 2]), TypeError),
-    ]:
-        history = _History(["a", "b"], 0, True)
-        setattr(history, name, wrong)
-        before = history.columns()
-        with pytest.raises(error):
-            history.extended(events, 0, 2, 9)
-        assert history.columns() == before
-    history = _History(["a", "b"], 0, True)
-    with pytest.raises(ValueError, match="fewer ids than events"):
-        history.extended(events, 0, 2, 3, ids=b"a")  # one of them has to go
-    with pytest.raises(ValueError, match="given events with rows"):
-        history.extended(_History(["x", "y"], 9, False), 0, 2, 9)
-    events.types = bytearray(1)
-    with pytest.raises(ValueError, match="other lengths"):
-        history.extended(events, 0, 2, 9)
-    assert history.columns() == _History(["a", "b"], 0, True).columns()
-
-
-@given(st.lists(st.integers(1, 6), max_size=5), st.integers(1, 9), st.integers(0, 3))
-def test_the_recurrence_is_the_one_of_complex_numbers(lengths: list[int], channels: int, first: int) -> None:
-    ends = np.cumsum([0, *lengths])[1:]
-    events, decay = floats(sum(lengths), 2 * channels), floats(2, channels, seed=4) / 2
-    before = floats(len(lengths), first + 2 * channels + 1, seed=5)
-    given_events, states = events.copy(), before.copy()
-    kernels.recur(events, ends, decay, states, first)
-    eigenvalues, part = decay[0] + 1j * decay[1], slice(first, first + 2 * channels)
-    for user, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
-        h = before[user, part][:channels] + 1j * before[user, part][channels:]
-        for at in range(start, end):
-            h = eigenvalues * h + given_events[at, :channels] + 1j * given_events[at, channels:]
-            np.testing.assert_allclose(events[at], np.r_[h.real, h.imag], atol=1e-4)
-        np.testing.assert_array_equal(states[user, part], events[end - 1])
-        states[user, part] = before[user, part]
-    np.testing.assert_array_equal(states, before)  # nothing else was touched
-
-
-@pytest.mark.parametrize(
-    ("ends", "first", "width"),
-    [
-        ([2, 5], 0, 8),  # an end behind the events
-        ([2, 2], 0, 8),  # a user without events
-        ([0, 4], 0, 8),
-        ([3, 2], 0, 8),
-        ([-1, 4], 0, 8),
-        ([4], 0, 8),  # a user too few
-        ([2, 4], 3, 8),  # columns behind the states
-        ([2, 4], -1, 8),
-        ([2, 4], 0, 6),  # events of another width
-    ],
-)
-def test_a_recurrence_of_other_shapes_is_refused(ends: list[int], first: int, width: int) -> None:
-    events, states = floats(4, width), floats(2, 10)
-    with pytest.raises(ValueError, match=r"users|user|width"):
-        kernels.recur(events, np.array(ends, np.int64), floats(2, 4), states, first)

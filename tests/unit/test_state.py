@@ -9,6 +9,7 @@ import pytest
 from operators import limits
 from operators.columns import Columns
 from operators.events import Event
+from operators.histories import extend_histories
 from operators.state import SCHEMA_VERSION, Past, StateError, UserState, decode, encode
 from tests.fakes import past
 
@@ -52,7 +53,7 @@ def test_a_part_of_a_batch_is_added_as_its_events_alone() -> None:
     rows = np.arange(20, 26)
     state = UserState()
     state.rows = array("q")
-    state.extend(Past.of(events, rows), 2, 5)
+    extend_histories([state], Past.of(events, rows), np.array([2, 5]), np.ones(1, np.uint8), limits.history_events_max)
     assert state.history_items == ["item-2", "item-3", "item-4"]
     assert state.history_types == [2, 0, 1]
     assert state.history_times_ms == [1_002, 1_003, 1_004]
