@@ -36,6 +36,7 @@ __all__ = [
 Source = Literal["encoder", "history", "co-visitation", "popularity"]
 
 _SCORE_DIGITS: Final = 4
+_SOURCES: Final = np.array(SOURCES, object)
 
 
 class Cause(msgspec.Struct, gc=False):
@@ -224,15 +225,10 @@ def _encoder_lists(
 def _listed(best: Fused, names: Sequence[str], reasons: Iterable[list[str]]) -> list[list[RankedItem]]:
     users, width = best.rows.shape
     values: list[float] = np.round(best.scores.astype(np.float64), _SCORE_DIGITS).ravel().tolist()
-    sources: list[int] = best.sources.ravel().tolist()
-    items = [
-        RankedItem(item_id, place, score, SOURCES[source], reason)
-        for item_id, place, score, source, reason in zip(
-            names, list(range(1, width + 1)) * users, values, sources, reasons, strict=True
-        )
-    ]
+    sources: list[Source] = _SOURCES[best.sources].ravel().tolist()
+    items = list(map(RankedItem, names, list(range(1, width + 1)) * users, values, sources, reasons))
     lists = [items[start : start + width] for start in range(0, len(items), width)]
-    if -np.inf in values:
+    if np.isneginf(best.scores).any():
         lists = [[item for item in of_user if item.score != -np.inf] for of_user in lists]
     return lists
 

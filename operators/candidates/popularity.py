@@ -3,6 +3,7 @@
 import math
 from bisect import bisect_right
 from collections.abc import Container, Sequence
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -18,7 +19,7 @@ __all__ = ["PopularItems", "Popularity", "PopularityError"]
 _EXPONENT_MAX: Final = 64.0
 _EDITION_GROWTH_SHARE: Final = 20
 """There is a new edition when the events have grown by one part in this many: it costs far more than an event."""
-_RANKED_ITEMS: Final = 2 * limits.candidates_max
+_RANKING_GROWTH: Final = 4
 
 
 class PopularityError(ValueError):
@@ -44,13 +45,13 @@ class PopularItems:
 
     def top(self, count: int, excluded: Container[str] = ()) -> list[tuple[str, float]]:
         """The ``count`` most popular items that are not excluded, with their share of the top item's weight."""
-        if not self._ranked:
-            self._ranked = _shares(self._items, self._weights, _RANKED_ITEMS)
-        chosen = [pair for pair in self._ranked if pair[0] not in excluded][:count]
-        if len(chosen) < count and len(self._ranked) < len(self._weights):
-            self._ranked = _shares(self._items, self._weights, len(self._weights))
-            chosen = [pair for pair in self._ranked if pair[0] not in excluded][:count]
-        return chosen
+        while True:
+            chosen = list(islice((pair for pair in self._ranked if pair[0] not in excluded), count))
+            ranked = len(self._ranked)
+            if len(chosen) == count or ranked == len(self._weights):
+                return chosen
+            # Few more than are asked for: most editions are asked once.
+            self._ranked = _shares(self._items, self._weights, max(2 * count, _RANKING_GROWTH * ranked))
 
 
 class Popularity:
