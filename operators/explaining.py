@@ -40,7 +40,7 @@ def because(
     own = _of_one_less(np.arange(recent.shape[1] + 1, dtype=np.int64), repeat_weight)
     causes, greatest = np.empty(rows.shape, np.int64), np.empty(rows.shape, np.float32)
     strongest(effects, recent, rows, own, causes, greatest)
-    names = encoder.items_at(causes.ravel().tolist())
+    names = encoder.items_at(causes.ravel())
     if others is not None:
         greatest[rows < OUT_OF_VOCABULARY] = -np.inf
         for place in np.flatnonzero(others[0] > greatest).tolist():

@@ -86,7 +86,7 @@ def make_lists(
     if updated.gone:
         lists = [ranked_list for ranked_list in lists if ranked_list.user not in updated.gone]
     counts = updated.counts._replace(
-        popularity_lists=sum(bool(items) and items[0].source == "popularity" for items in ranked),
+        popularity_lists=[items[0].source for items in ranked if items].count("popularity"),
         degraded_lists=len(lists) if degraded else 0,
         yielded_lists=len(lists) if yields and not fails else 0,
     )

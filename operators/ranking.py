@@ -125,7 +125,7 @@ def rank(
         part = known[start : start + limits.score_batch_lists]
         of_part = _encoder_lists(
             # A user with a known event was encoded, so there is a vector.
-            np.stack([vector for n in part if (vector := tastes.vectors[n]) is not None]),
+            np.concatenate([vector for n in part if (vector := tastes.vectors[n]) is not None]).reshape(len(part), -1),
             tastes.recent[part],
             encoder,
             policy,
@@ -237,8 +237,8 @@ def _names(rows: NDArray[np.int64], encoder: Encoder, followed: Followed | None)
     """Item ids of the rows, one line after the other; those below 0 are new items."""
     flat = rows.ravel()
     if followed is None:
-        return encoder.items_at(flat.tolist())
-    names = encoder.items_at(np.maximum(flat, OUT_OF_VOCABULARY).tolist())
+        return encoder.items_at(flat)
+    names = encoder.items_at(np.maximum(flat, OUT_OF_VOCABULARY))
     for place in np.flatnonzero(flat < OUT_OF_VOCABULARY).tolist():
         names[place] = followed.item_ids[-flat[place]]
     return names
