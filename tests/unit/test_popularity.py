@@ -85,6 +85,16 @@ def test_excluded_items_are_left_out_however_many_they_are() -> None:
     assert [item for item, _ in popularity.top(2)] == ["item-0000", "item-0001"]
 
 
+def test_an_edition_asked_for_few_items_has_the_others_when_they_are_asked_for() -> None:
+    events = [(f"item-{n % 40:02}", n // 2) for n in range(100)]  # every weight is a tie of two
+    whole = fed(events).as_of(100).top(40)
+    edition = fed(events).as_of(100)
+    for count in (1, 3, 2, 9, 40, 100, 1):
+        assert edition.top(count) == whole[:count]
+    best = {item for item, _ in whole[:9]}
+    assert fed(events).as_of(100).top(2, best) == whole[9:11]
+
+
 def test_nothing_is_popular_before_the_first_event() -> None:
     assert Popularity().top(10) == []
 
