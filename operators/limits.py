@@ -8,7 +8,6 @@ __all__ = [
     "batch_events_max",
     "boost_max",
     "cache_users_max",
-    "candidates_max",
     "catalog_items_max",
     "chunk_records_max",
     "computed_batches_max",
@@ -78,8 +77,6 @@ history_events_max: Final = 50
 
 # -- one list
 list_items_max: Final = 100
-candidates_max: Final = list_items_max + history_events_max
-"""Top-k asked of a scorer: a full list even when every item in the history is dropped."""
 explained_events_max: Final = 16
 """Newest events of a history among which the reason for an item is looked for."""
 boost_max: Final = 100.0

@@ -20,6 +20,7 @@ _EXPONENT_MAX: Final = 64.0
 _EDITION_GROWTH_SHARE: Final = 20
 """There is a new edition when the events have grown by one part in this many: it costs far more than an event."""
 _RANKING_GROWTH: Final = 4
+"""An edition whose ranking turns out too short ranks this many times as many."""
 
 
 class PopularityError(ValueError):
