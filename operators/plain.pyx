@@ -91,6 +91,11 @@ cdef bint _read(
     )
 
 
+cdef inline bint _is_same(const uint8_t* data, const Span* one, const Span* other) noexcept:
+    cdef Py_ssize_t count = one.end - one.start
+    return count == other.end - other.start and memcmp(data + one.start, data + other.start, count) == 0
+
+
 cdef inline object _bytes(const uint8_t* data, const Span* span):
     return PyBytes_FromStringAndSize(<const char*>data + span.start, span.end - span.start)
 
@@ -99,7 +104,7 @@ def decode_plain(
     const uint8_t[::1] data, const int64_t[:, ::1] index, int64_t latest_ms, uint8_t[::1] is_plain, int64_t[::1] times_ms
 ):
     """See ``plain.pyi``."""
-    cdef Py_ssize_t n, count = index.shape[0], total = data.shape[0]
+    cdef Py_ssize_t n, last = -1, count = index.shape[0], total = data.shape[0]
     cdef const uint8_t* start = &data[0] if total else NULL
     cdef list keys = [None] * count, item_ids = [None] * count, event_ids = [None] * count
     cdef Fields* fields
@@ -114,7 +119,12 @@ def decode_plain(
             times_ms[n] = fields[n].timestamp_ms if is_plain[n] else 0
         for n in range(count):
             if is_plain[n]:
-                keys[n] = _bytes(start, &fields[n].user_id)
+                # The lines of a basket share their key, and so its hash, which an object is asked for only once.
+                if last >= 0 and _is_same(start, &fields[n].user_id, &fields[last].user_id):
+                    keys[n] = keys[last]
+                else:
+                    keys[n] = _bytes(start, &fields[n].user_id)
+                last = n
                 item_ids[n] = PyUnicode_DecodeUTF8(
                     <const char*>start + fields[n].item_id.start, fields[n].item_id.end - fields[n].item_id.start, NULL
                 )

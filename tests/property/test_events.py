@@ -1,6 +1,7 @@
 """``decode`` answers every input, and JSON and msgpack of one event alike."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -181,15 +182,15 @@ def _odd(n: int) -> dict[str, FakeRecord]:
 @settings(max_examples=200, deadline=None)
 @given(
     st.sampled_from(["json", "msgpack"]),
-    st.integers(5, 60),
+    st.lists(st.sampled_from(["u", "u", "u", "v", "uv", "vu", "ü"]), min_size=5, max_size=60),
     st.lists(st.tuples(st.integers(0, 59), st.sampled_from(sorted(_odd(0)))), max_size=6),
 )
 def test_a_few_odd_records_change_nothing_for_their_neighbours(
-    encoding: str, count: int, odd: list[tuple[int, str]]
+    encoding: str, users: list[str], odd: list[tuple[int, str]]
 ) -> None:
-    records = [record(n, "u", f"item-{n}", encoding=encoding) for n in range(count)]
+    records = [record(n, user, f"item-{n}", encoding=encoding) for n, user in enumerate(users)]
     for place, kind in odd:
-        records[place % count] = _odd(place % count)[kind]
+        records[place % len(users)] = _odd(place % len(users))[kind]
     check_as_one_by_one(records)
 
 
@@ -214,3 +215,12 @@ def test_plain_events_are_decoded_all_at_once(encoding: str, monkeypatch: pytest
     monkeypatch.setattr("operators.columns.decode", None)
     columns, rejected = decode_columns([(Records.of(records), 2)], NOW_MS)
     assert (columns.item_ids, rejected) == ([f"item-{n}" for n in range(100)], [])
+
+
+def test_plain_events_of_one_user_that_follow_each_other_share_their_key() -> None:
+    records = [record(n, user, "a") for n, user in enumerate(["u-1", "u-1", "u", "u-1", "u-2", "u-2", "u-2"])]
+    records[5] = _odd(5)["control"]
+    columns, rejected = decode_columns([(Records.of(records), 2)], NOW_MS)
+    assert [place for place, _ in rejected] == [5]
+    assert columns.keys == [b"u-1", b"u-1", b"u", b"u-1", b"u-2", b"u-2"]
+    assert [one is other for one, other in pairwise(columns.keys)] == [True, False, False, False, True]
