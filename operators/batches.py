@@ -82,12 +82,12 @@ def decode_chunks(chunks: Sequence[Chunk], now_ms: int, pseudonyms: Pseudonyms |
     events, counts = _decode_events(of_events, now_ms, dead_letters)
     users: list[UserKey] = []
     places = {chunk.partition: _Places(chunk.partition, users, pseudonyms) for chunk in of_events}
-    numbers: list[int] = []
-    for chunk, count in zip(of_events, counts, strict=True):
-        place_of = places[chunk.partition]
-        numbers += [place_of[key] for key in events.keys[len(numbers) : len(numbers) + count]]
-    user_of = np.array(numbers, np.int64)
-    order = np.lexsort((events.offsets, events.types, events.times_ms, user_of))
+    starts = [0, *accumulate(counts)]
+    user_of = np.empty(events.size, np.int64)
+    for chunk, start, end in zip(of_events, starts, starts[1:], strict=False):
+        place_of = places[chunk.partition].__getitem__
+        user_of[start:end] = np.fromiter(map(place_of, events.keys[start:end]), np.int64, end - start)
+    order = events.grouped(user_of)
     bounds = np.searchsorted(user_of[order], np.arange(len(users) + 1)).tolist()
     records = sum(len(chunk.records) for chunk in chunks)
     return Batch(users, events.in_order(order), bounds, dead_letters, records, erasures)

@@ -64,6 +64,25 @@ class Columns(NamedTuple):
             self.fingerprints[order],
         )
 
+    def grouped(self, group_of: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Places of the events group by group, each group's in the order of time, type and offset.
+
+        Args:
+            group_of: (E,) number of the group of each event.
+        """
+        if not self.size:
+            return np.arange(0)
+        columns = (group_of, self.times_ms, self.types, self.offsets)
+        least = [int(column.min()) for column in columns]
+        widths = [(int(column.max()) - low).bit_length() for column, low in zip(columns, least, strict=True)]
+        if sum(widths) >= 64:
+            return np.lexsort(columns[::-1])
+        # One number for all four: sorting by it costs a fraction of sorting four times.
+        keys = np.zeros(self.size, np.int64)
+        for column, low, width in zip(columns, least, widths, strict=True):
+            keys = keys << width | column - low
+        return np.argsort(keys, kind="stable")
+
     @classmethod
     def of(cls, events: Sequence[Event]) -> "Columns":
         """The same events as columns."""

@@ -50,7 +50,7 @@ def fresh_by_partition(
     partitions = np.repeat(number, lengths)
     position, order = np.empty((2, len(partitions)), np.int64)
     position[np.argsort(partitions, kind="stable")] = np.arange(len(partitions))
-    by_time = np.lexsort((fresh.offsets, fresh.types, fresh.times_ms, partitions))
+    by_time = fresh.grouped(partitions)
     order[by_time] = np.arange(len(partitions))
     starts = np.concatenate([[0], np.cumsum(lengths[members])])[user_starts]
     known_to = np.zeros(len(users), np.int64)

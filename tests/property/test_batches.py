@@ -2,10 +2,13 @@
 
 from collections import defaultdict
 
-from hypothesis import given, settings
+import numpy as np
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from operators import limits
 from operators.batches import Chunk, UserKey, decode_chunks
+from operators.columns import Columns
 from operators.events import Event, Rejected, decode
 from tests.fakes import NOW_MS, FakeRecord, record
 
@@ -16,6 +19,13 @@ ONE = st.tuples(
     st.sampled_from(["json", "json", "json", "msgpack"]),
     st.sampled_from([b"", b"", b"", b"", b"}"]),
 )
+STANDS = st.tuples(
+    st.integers(0, 2) | st.just(5_000),
+    st.integers(-1, 2) | st.just(limits.timestamp_ms_max),
+    st.integers(0, 3),
+    st.integers(0, 2) | st.sampled_from([2**6, 2**7, 2**20, 2**63 - 1]),
+)
+"""Group, time, type and offset; of the last ones some make the four wider than a word, and some do not quite."""
 CHUNKS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.lists(ONE, max_size=9)), max_size=9)
 
 
@@ -53,3 +63,13 @@ def test_the_chunks_of_a_batch_are_decoded_as_their_records_one_by_one(
         (dead.topic, dead.partition, dead.record.offset, dead.rejected.code) for dead in batch.dead_letters
     ] == refused
     assert batch.records == sum(len(chunk.records) for chunk in chunks)
+
+
+@settings(max_examples=300)
+@given(st.lists(STANDS, max_size=12))
+@example([(0, 0, 0, 0), (1, 2**41, 0, 2**20 - 1), (0, 2**42 - 1, 1, 0), (1, 0, 0, 2**19)])  # 64 bits
+@example([(0, 0, 0, 0), (1, 2**41, 0, 2**19 - 1), (0, 2**42 - 1, 1, 0), (1, 0, 0, 2**18)])  # 63 bits
+def test_events_are_grouped_in_the_order_of_time_type_and_offset(stands: list[tuple[int, int, int, int]]) -> None:
+    events = Columns.of([Event(b"u", "a", kind, time_ms, offset, 0) for _, time_ms, kind, offset in stands])
+    order = events.grouped(np.array([group for group, *_ in stands], np.int64))
+    assert order.tolist() == sorted(range(len(stands)), key=stands.__getitem__)
