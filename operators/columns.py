@@ -3,7 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,9 @@ from operators.events import Event, Rejected, decode
 from operators.plain import decode_plain
 from operators.records import Records
 
-__all__ = ["Columns", "decode_columns"]
+__all__ = ["Columns", "decode_columns", "taken"]
+
+_Value = TypeVar("_Value")
 
 
 class Columns(NamedTuple):
@@ -54,10 +56,9 @@ class Columns(NamedTuple):
 
     def in_order(self, order: NDArray[np.int64]) -> "Columns":
         """The events at the places ``order``, in that order."""
-        keys, item_ids, places = self.keys, self.item_ids, order.tolist()
         return Columns(
-            [keys[n] for n in places],
-            [item_ids[n] for n in places],
+            taken(self.keys, order),
+            taken(self.item_ids, order),
             self.types[order],
             self.times_ms[order],
             self.offsets[order],
@@ -149,6 +150,11 @@ def decode_columns(parts: Sequence[tuple[Records, int]], now_ms: int) -> tuple[C
     if rejected:
         columns = columns.in_order(np.delete(np.arange(starts[-1]), [place for place, _ in rejected]))
     return columns, rejected
+
+
+def taken(values: list[_Value], places: NDArray[np.int64]) -> list[_Value]:
+    """The values at these places, by an array of objects: Python's own loop takes more than twice the time."""
+    return np.fromiter(values, np.object_, len(values)).take(places).tolist()
 
 
 def _fingerprints(event_ids: Sequence[bytes | None]) -> NDArray[np.uint64]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operators.candidates.popularity import PopularItems, Popularity
-from operators.columns import Columns
+from operators.columns import Columns, taken
 
 __all__ = ["FreshEvents", "fresh_by_partition", "learn_popularity", "popular_items"]
 
@@ -56,13 +56,12 @@ def fresh_by_partition(
     known_to = np.zeros(len(users), np.int64)
     some = lengths > 0
     known_to[some] = order[np.cumsum(lengths)[some] - 1] + 1 - starts[number[some]]
-    places, times_ms, item_ids = position[by_time], fresh.times_ms[by_time], fresh.item_ids
-    in_order: list[str] = [item_ids[at] for at in by_time.tolist()]
+    places, times_ms, item_ids = position[by_time], fresh.times_ms[by_time], taken(fresh.item_ids, by_time)
     parts: dict[int, FreshEvents] = {}
     for (partition, of_users), start, end in zip(by_partition.items(), starts, starts[1:], strict=False):
         own = slice(start, end)
         parts[partition] = FreshEvents(
-            of_users, lengths[of_users], in_order[own], times_ms[own], places[own] - start, known_to[of_users]
+            of_users, lengths[of_users], item_ids[own], times_ms[own], places[own] - start, known_to[of_users]
         )
     return parts
 
