@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from operators import limits
 from operators.candidates import covisitation_parts, live_covisitation
@@ -13,7 +14,7 @@ from operators.candidates.live_covisitation import ROUND_EVENTS, LiveCoVisitatio
 from operators.columns import Columns
 from operators.companions import BatchCompanions, Visits
 from operators.events import Event
-from operators.fold import Folded, fold, fresh_events
+from operators.fold import fold, fold_all, fresh_events
 from operators.fresh import fresh_by_partition
 from operators.state import UserState
 from tests.fakes import FakeEncoder, event, items
@@ -24,6 +25,12 @@ UNIT = 4096
 WINDOW = 10
 Visit = tuple[int, str, str]
 """Time, user, item."""
+
+
+def folded(states: list[UserState], events: list[Event], bounds: list[int]) -> tuple[Columns, NDArray[np.int64]]:
+    """The events that are new to the states, and how many are of each."""
+    columns = Columns.of(events)
+    return fresh_events(fold_all(states, columns, bounds, ENCODER), columns, bounds)
 
 
 @dataclass
@@ -112,17 +119,15 @@ class Live:
         events, bounds = list[Event](), [0]
         states = [self.states[user] for user in users]
         around = Visits({0: self.table}, states, drop_seen=self.drop_seen)
-        folded: list[Folded] = []
-        for user, state in zip(users, states, strict=True):
+        for user in users:
             own = [
                 event(self.offset + n, item, time_ms) for n, (time_ms, who, item) in enumerate(visits) if who == user
             ]
-            events += own
+            events += sorted(own, key=lambda one: (one.timestamp_ms, one.offset))
             bounds.append(len(events))
-            folded.append(fold(state, own, ENCODER))
         self.offset += len(visits)
         keys = [(0, user.encode()) for user in users]
-        companions = around.learned(fresh_by_partition(keys, *fresh_events(folded, Columns.of(events), bounds)))
+        companions = around.learned(fresh_by_partition(keys, *folded(states, events, bounds)))
         return {user: companions.of_user(n) for n, user in enumerate(users)}
 
 
@@ -181,13 +186,13 @@ def test_partitions_know_nothing_of_each_other() -> None:
     states = [UserState() for _ in range(2)]
     around = Visits(tables, states, drop_seen=False)
     events = [event(n, item, n) for n, item in enumerate(("x", "y", "x"))]
-    new = fresh_events([fold(state, events, ENCODER) for state in states], Columns.of(events * 2), [0, 3, 6])
+    new = folded(states, events * 2, [0, 3, 6])
     found = around.learned(fresh_by_partition([(0, b"a"), (1, b"b")], *new))
     assert isinstance(found, BatchCompanions)
     assert found.of_user(0) == found.of_user(1) != []
     again = Visits({0: tables[0], 1: LiveCoVisitation()}, [UserState(), UserState()], drop_seen=False)
     seen = event(0, "x", 9)
-    new = fresh_events([fold(UserState(), [seen], ENCODER) for _ in range(2)], Columns.of([seen] * 2), [0, 1, 2])
+    new = folded([UserState(), UserState()], [seen] * 2, [0, 1, 2])
     answer = again.learned(fresh_by_partition([(0, b"c"), (1, b"d")], *new))
     assert answer.of_user(0)
     assert not answer.of_user(1)
