@@ -96,22 +96,6 @@ class Columns(NamedTuple):
             np.array([event.fingerprint for event in events], np.uint64),
         )
 
-    @classmethod
-    def joined(cls, parts: Sequence["Columns"]) -> "Columns":
-        """The events of all parts, one after the other."""
-        if len(parts) == 1:
-            return parts[0]
-        if not parts:
-            return cls.of([])
-        return cls(
-            [key for part in parts for key in part.keys],
-            [item_id for part in parts for item_id in part.item_ids],
-            np.concatenate([part.types for part in parts]),
-            np.concatenate([part.times_ms for part in parts]),
-            np.concatenate([part.offsets for part in parts]),
-            np.concatenate([part.fingerprints for part in parts]),
-        )
-
 
 def decode_columns(parts: Sequence[tuple[Records, int]], now_ms: int) -> tuple[Columns, list[tuple[int, Rejected]]]:
     """``decode`` of every record: the accepted events in order, and place and reason of every other record.

@@ -58,7 +58,7 @@ def fold_all(states: Sequence[UserState], events: Columns, bounds: Sequence[int]
         bounds: the events of user n are those from ``bounds[n]`` up to ``bounds[n + 1]``; users without any are last.
     """
     users = bisect_left(bounds, events.size)
-    in_order = _InOrder(states[:users], events, bounds[: users + 1], encoder)
+    in_order = _InOrder(list(states[:users]), events, bounds[: users + 1], encoder)
     holds = in_order.holds()
     in_order.fold(holds)
     others = {
@@ -70,7 +70,7 @@ def fold_all(states: Sequence[UserState], events: Columns, bounds: Sequence[int]
         is_fresh[bounds[n] : bounds[n + 1]] = outcome.is_fresh
     outcomes = others.values()
     return FoldedBatch(
-        *_steps(states, in_order.inputs, bounds, others, encoder.hidden_width),
+        *_owed_steps(states, in_order.inputs, bounds, others, encoder.hidden_width),
         is_fresh,
         sum(outcome.duplicates for outcome in outcomes),
         sum(outcome.late for outcome in outcomes),
@@ -79,7 +79,7 @@ def fold_all(states: Sequence[UserState], events: Columns, bounds: Sequence[int]
     )
 
 
-def _steps(
+def _owed_steps(
     states: Sequence[UserState],
     inputs: Sequence[NDArray[np.int64]],
     bounds: Sequence[int],
@@ -116,7 +116,7 @@ def fresh_events(folded: FoldedBatch, events: Columns, bounds: Sequence[int]) ->
 class _InOrder:
     """A batch as columns of what ``fold`` would come to if every event were new and newer than its history."""
 
-    def __init__(self, states: Sequence[UserState], events: Columns, bounds: Sequence[int], encoder: Encoder) -> None:
+    def __init__(self, states: list[UserState], events: Columns, bounds: Sequence[int], encoder: Encoder) -> None:
         self._states, self._events, self._version = states, events, encoder.version
         self._bounds = np.array(bounds, np.int64)
         self._starts = self._bounds[:-1]

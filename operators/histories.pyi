@@ -1,6 +1,5 @@
 from array import array
-from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +12,8 @@ class History(Protocol):
     times_ms: array[int]
     fingerprints: array[int]
     rows: array[int] | None
+
+_State = TypeVar("_State", bound=History)
 
 Past = tuple[list[str], bytes, bytes, bytes, bytes | None]
 """``operators.state.Past``."""
@@ -27,11 +28,12 @@ def extend_history(state: History, events: Past, start: int, end: int, events_ma
     Raises:
         ValueError: columns of other lengths, no such events, or fewer ids than events.
         TypeError: arrays of other numbers.
+        BufferError: somebody looks at the bytes of ``types``.
     """
     ...
 
 def extend_histories(
-    states: Sequence[History], events: Past, bounds: NDArray[np.int64], wanted: NDArray[np.uint8], events_max: int
+    states: list[_State], events: Past, bounds: NDArray[np.int64], wanted: NDArray[np.uint8], events_max: int
 ) -> None:
     """``extend_history`` of every state n that is wanted, with the events from ``bounds[n]`` up to ``bounds[n + 1]``.
 

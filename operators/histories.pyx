@@ -57,12 +57,16 @@ cdef bytes _extended(
     Py_ssize_t end,
     Py_ssize_t events_max,
 ):
-    cdef list new_ids = events[0]
-    cdef bytes new_types = events[1], new_times = events[2], new_fingerprints = events[3], new_rows = events[4]
-    cdef Py_ssize_t n, count = PyByteArray_GET_SIZE(types), excess = max(count + end - start - events_max, 0)
-    cdef const char* kept = PyBytes_AS_STRING(item_ids)
-    cdef Py_ssize_t kept_size = PyBytes_GET_SIZE(item_ids)
+    cdef list new_ids
+    cdef bytes new_types, new_times, new_fingerprints, new_rows
+    cdef Py_ssize_t n, count, excess, kept_size
+    cdef const char* kept
     cdef const char* separator
+    if item_ids is None or types is None:
+        raise TypeError("a history without ids or types")
+    count, kept, kept_size = PyByteArray_GET_SIZE(types), PyBytes_AS_STRING(item_ids), PyBytes_GET_SIZE(item_ids)
+    excess = max(count + end - start - events_max, 0)
+    new_ids, new_types, new_times, new_fingerprints, new_rows = events
     if not 0 <= start < end <= len(new_ids):
         raise ValueError("no such events")
     if not 8 * len(new_ids) == len(new_times) == len(new_fingerprints) == 8 * len(new_types):
@@ -85,14 +89,15 @@ cdef bytes _extended(
             kept = separator + 1
     # The terminating zero of a bytes object stands for the separator behind the last id.
     joined = _joined(kept, kept_size + 1 if excess < count else 0, new_ids, start, end)
+    # Before anything is changed: it is refused while somebody looks at the bytes.
+    PyByteArray_Resize(types, count + end - start)
+    memmove(PyByteArray_AS_STRING(types), PyByteArray_AS_STRING(types) + excess, count - excess)
+    memcpy(PyByteArray_AS_STRING(types) + count - excess, PyBytes_AS_STRING(new_types) + start, end - start)
+    PyByteArray_Resize(types, count - excess + end - start)
     _move_on(times_ms, excess, new_times, start, end)
     _move_on(fingerprints, excess, new_fingerprints, start, end)
     if rows is not None:
         _move_on(rows, excess, new_rows, start, end)
-    if excess:
-        memmove(PyByteArray_AS_STRING(types), PyByteArray_AS_STRING(types) + excess, count - excess)
-    PyByteArray_Resize(types, count - excess + end - start)
-    memcpy(PyByteArray_AS_STRING(types) + count - excess, PyBytes_AS_STRING(new_types) + start, end - start)
     return joined
 
 

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
+from itertools import starmap
 from types import MappingProxyType
 from typing import Final, Literal
 
@@ -226,7 +227,8 @@ def _listed(best: Fused, names: Sequence[str], reasons: Iterable[list[str]]) -> 
     users, width = best.rows.shape
     values: list[float] = np.round(best.scores.astype(np.float64), _SCORE_DIGITS).ravel().tolist()
     sources: list[Source] = _SOURCES[best.sources].ravel().tolist()
-    items = list(map(RankedItem, names, list(range(1, width + 1)) * users, values, sources, reasons))
+    places = list(range(1, width + 1)) * users
+    items = list(starmap(RankedItem, zip(names, places, values, sources, reasons, strict=True)))
     lists = [items[start : start + width] for start in range(0, len(items), width)]
     if np.isneginf(best.scores).any():
         lists = [[item for item in of_user if item.score != -np.inf] for of_user in lists]

@@ -25,7 +25,8 @@ from streams.transport import BatchProducer, ChunkConsumer, ChunkTransport
 
 __all__ = ["ChunkApp", "client_arguments", "has_transactions", "new_app", "new_changelog_consumer"]
 
-_STREAM_BUFFER_CHUNKS: Final = 16
+_STREAM_BUFFER_FETCHES: Final = 16
+"""What a fetch brought of a partition, 1 MB at most, that waits between Faust and the engine."""
 _REQUEST_TIMEOUT_S: Final = 60.0
 _RESTORE_FETCH_WAIT_MS: Final = 100
 _UNKNOWN_SERVER_ERROR: Final = -1
@@ -151,7 +152,7 @@ def new_app(settings: Settings, *, exactly_once: bool) -> ChunkApp:
         producer_max_batch_size=limits.produce_batch_bytes_max,
         producer_request_timeout=_REQUEST_TIMEOUT_S,
         producer_max_request_size=4 * limits.produce_batch_bytes_max,
-        stream_buffer_maxsize=_STREAM_BUFFER_CHUNKS,
+        stream_buffer_maxsize=_STREAM_BUFFER_FETCHES,
         stream_recovery_delay=0.0,
         table_standby_replicas=0,
         TableManager=ChunkTableManager,

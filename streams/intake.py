@@ -5,8 +5,9 @@ topic's records may be fetched hours ahead of another's; taken as they come, the
 earlier ones late. So the chunk whose first record is the oldest goes first, and a partition waits a moment for
 a topic that is known to have more but has nothing here (as Kafka Streams does, ``max.task.idle.ms``).
 
-The grain is the chunk: two that overlap in time may fall into two batches. A user's events are folded into their
-places all the same; but the list of the later batch, the user's last one, may then be of an earlier event.
+The grain is a chunk of ``limits.chunk_records_max``: two that overlap in time may fall into two batches. A user's
+events are folded into their places all the same; but the list of the later batch, the user's last one, may then be of
+an earlier event.
 """
 
 import heapq
@@ -22,7 +23,7 @@ __all__ = ["Intake", "IntakeQueue", "Source"]
 
 
 class Intake(NamedTuple):
-    """A chunk as the agent hands it on."""
+    """A chunk with where it comes from."""
 
     tp: Any
     """Faust's TP of the source partition: topic, partition."""
@@ -65,7 +66,7 @@ class IntakeQueue:
         return sum(self._events.values())
 
     def put(self, intake: Intake) -> None:
-        """Add a chunk of any size; a source partition with a full queue is paused."""
+        """Add a chunk of any size, which is cut to the grain; a source partition with a full queue is paused."""
         tp = intake.tp
         parts = intake.chunk.parts(limits.chunk_records_max)
         self._chunks.setdefault(tp, deque()).extend(intake._replace(chunk=part) for part in parts)

@@ -189,7 +189,7 @@ def _heaviest(items: Sequence[str], weights: NDArray[np.float64], count: int) ->
     """Places of the ``count`` heaviest items, heaviest first, ties by item id."""
     places = np.arange(len(weights))
     if count < len(weights):
-        places = np.flatnonzero(weights >= np.partition(weights, -count)[-count])
+        places = np.flatnonzero(~(weights < np.partition(weights, -count)[-count]))
     by_name = np.array(sorted(places.tolist(), key=items.__getitem__), np.int64)
     heaviest: list[int] = by_name[np.argsort(-weights[by_name], kind="stable")[:count]].tolist()
     return heaviest

@@ -141,12 +141,38 @@ def test_a_history_that_does_not_fit_together_is_refused_and_left_alone() -> Non
         with pytest.raises(error):
             history.extend(events, 0, 2, 9)
         assert history.columns() == before
+    history, fewer_ids = _History(["a", "b"], 0, True), _History(["a", "b"], 0, True)
+    fewer_ids.item_ids = b"a"
+    of_other_lengths = _History(["x", "y"], 9, True)
+    of_other_lengths.types = bytearray(1)
+    for of_user, added, events_max, message in [
+        (history, _History(["x", "y"], 9, False), 9, "given events with rows"),
+        (fewer_ids, events, 3, "fewer ids than events"),  # one of them has to go
+        (history, of_other_lengths, 9, "other lengths"),
+    ]:
+        before = of_user.columns()
+        with pytest.raises(ValueError, match=message):
+            of_user.extend(added, 0, 2, events_max)
+        assert of_user.columns() == before
+
+
+def test_a_history_at_whose_bytes_somebody_looks_is_refused_and_left_alone() -> None:
     history = _History(["a", "b"], 0, True)
-    with pytest.raises(ValueError, match="given events with rows"):
-        history.extend(_History(["x", "y"], 9, False), 0, 2, 9)
-    history.item_ids = b"a"
-    with pytest.raises(ValueError, match="fewer ids than events"):
-        history.extend(events, 0, 2, 3)  # one of them has to go
-    events.types = bytearray(1)
-    with pytest.raises(ValueError, match="other lengths"):
-        history.extend(events, 0, 2, 9)
+    before = history.columns()
+    with memoryview(history.types), pytest.raises(BufferError):
+        history.extend(_History(["x", "y"], 9, True), 0, 2, 3)
+    assert history.columns() == before
+
+
+@pytest.mark.parametrize("events", [(), (["x"],)])
+def test_events_without_all_their_columns_are_refused(events: Any) -> None:
+    with pytest.raises(ValueError, match="unpack"):
+        histories.extend_history(_History([], 0, True), events, 0, 1, 9)
+
+
+@pytest.mark.parametrize("name", ["types", "item_ids"])
+def test_a_history_without_a_column_is_refused(name: str) -> None:
+    history: Any = _History([], 0, True)
+    setattr(history, name, None)
+    with pytest.raises(TypeError):
+        histories.extend_history(history, _History(["x"], 9, True).past(), 0, 1, 9)

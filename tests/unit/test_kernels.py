@@ -168,3 +168,41 @@ WRONG: dict[str, Callable[[], object]] = {
 def test_arrays_that_do_not_fit_are_refused(wrong: str) -> None:
     with pytest.raises(ValueError, match=r"other|as many|more|width|no topic"):
         WRONG[wrong]()
+
+
+@given(st.lists(st.integers(1, 6), max_size=5), st.integers(1, 9), st.integers(0, 3))
+def test_the_recurrence_is_the_one_of_complex_numbers(lengths: list[int], channels: int, first: int) -> None:
+    ends = np.cumsum([0, *lengths])[1:]
+    events, decay = floats(sum(lengths), 2 * channels), floats(2, channels, seed=4) / 2
+    before = floats(len(lengths), first + 2 * channels + 1, seed=5)
+    given_events, states = events.copy(), before.copy()
+    kernels.recur(events, ends, decay, states, first)
+    eigenvalues, part = decay[0] + 1j * decay[1], slice(first, first + 2 * channels)
+    for user, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+        h = before[user, part][:channels] + 1j * before[user, part][channels:]
+        for at in range(start, end):
+            h = eigenvalues * h + given_events[at, :channels] + 1j * given_events[at, channels:]
+            np.testing.assert_allclose(events[at], np.r_[h.real, h.imag], atol=1e-4)
+        np.testing.assert_array_equal(states[user, part], events[end - 1])
+        states[user, part] = before[user, part]
+    np.testing.assert_array_equal(states, before)  # nothing else was touched
+
+
+@pytest.mark.parametrize(
+    ("ends", "first", "width"),
+    [
+        ([2, 5], 0, 8),  # an end behind the events
+        ([2, 2], 0, 8),  # a user without events
+        ([0, 4], 0, 8),
+        ([3, 2], 0, 8),
+        ([-1, 4], 0, 8),
+        ([4], 0, 8),  # a user too few
+        ([2, 4], 3, 8),  # columns behind the states
+        ([2, 4], -1, 8),
+        ([2, 4], 0, 6),  # events of another width
+    ],
+)
+def test_a_recurrence_of_other_shapes_is_refused(ends: list[int], first: int, width: int) -> None:
+    events, states = floats(4, width), floats(2, 10)
+    with pytest.raises(ValueError, match=r"users|user|width"):
+        kernels.recur(events, np.array(ends, np.int64), floats(2, 4), states, first)

@@ -265,6 +265,8 @@ def test_withdraw_and_bring_back(copy: Path) -> None:
 def test_rows_and_items(encoder: OnnxEncoder) -> None:
     for row in (1, 2, 13_343):
         assert encoder.row_of(encoder.item_at(row)) == row
+    assert encoder.items_at(np.array([2, 1])) == encoder.items_at([2, 1]) == [encoder.item_at(2), encoder.item_at(1)]
+    assert encoder.items_at([]) == []
     for unknown in ("", "no such item"):
         assert encoder.row_of(unknown) == OUT_OF_VOCABULARY
     encoder.set_rule("", True, 0.0)

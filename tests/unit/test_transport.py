@@ -127,8 +127,11 @@ def test_a_chunk_is_one_message(consumer: Consumer) -> None:
 
 
 def test_what_a_fetch_brings_of_a_partition_is_one_message_and_of_one_without_records_none(consumer: Consumer) -> None:
-    consumer.records = {VIEW: parsed(0, 1, 2), PURCHASE: parsed(), CLICK: parsed(5)}
-    assert asyncio.run(fetched(consumer)) == [(VIEW, [0, 1, 2]), (CLICK, [5])]
+    consumer._active_partitions.add(PURCHASE)
+    consumer.records = {TopicPartition(*VIEW): parsed(0, 1, 2), PURCHASE: parsed(), CLICK: parsed(5)}
+    messages = asyncio.run(fetched(consumer))
+    assert messages == [(VIEW, [0, 1, 2]), (CLICK, [5])]
+    assert all(isinstance(tp, TP) for tp, _ in messages)
 
 
 def test_before_the_seek_and_during_a_rebalance_nothing_is_fetched_and_never_the_changelog(consumer: Consumer) -> None:
@@ -144,6 +147,7 @@ def test_before_the_seek_and_during_a_rebalance_nothing_is_fetched_and_never_the
 
 
 def test_what_was_fetched_before_a_rebalance_is_dropped(consumer: Consumer) -> None:
+    consumer._active_partitions.add(PURCHASE)
     consumer.records = {VIEW: parsed(0), CLICK: parsed(1), PURCHASE: parsed(2)}
 
     async def interrupted(change: str, value: object) -> list[int]:
