@@ -186,13 +186,13 @@ def _shares(items: Sequence[str], weights: NDArray[np.float64], count: int) -> l
 
 
 def _heaviest(items: Sequence[str], weights: NDArray[np.float64], count: int) -> list[int]:
-    """Places of the ``count`` heaviest items, heaviest first, ties by item id."""
+    """Places of the ``count`` heaviest items, ties by item id."""
     places = np.arange(len(weights))
     if count < len(weights):
         places = np.flatnonzero(~(weights < np.partition(weights, -count)[-count]))
-    by_name = np.array(sorted(places.tolist(), key=items.__getitem__), np.int64)
-    heaviest: list[int] = by_name[np.argsort(-weights[by_name], kind="stable")[:count]].tolist()
-    return heaviest
+    names = [items[place] for place in places.tolist()]
+    ranked = sorted(zip((-weights[places]).tolist(), names, places.tolist(), strict=True))
+    return [place for _, _, place in ranked[:count]]
 
 
 def _events_of(edition: PopularItems) -> int:
