@@ -101,7 +101,7 @@ cdef bytes _extended(
     return joined
 
 
-def extend_history(object state, object events, Py_ssize_t start, Py_ssize_t end, Py_ssize_t events_max):
+cpdef extend_history(object state, object events, Py_ssize_t start, Py_ssize_t end, Py_ssize_t events_max):
     """See ``histories.pyi``."""
     state.item_ids = _extended(
         state.item_ids,

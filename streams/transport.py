@@ -129,16 +129,14 @@ class ChunkConsumer(driver.Consumer):
             wanted = self._wanted = self._fetchable()
             if wanted and not self.should_stop:
                 fetched: Any = await self._getmany(wanted, min(timeout, _FETCH_TIMEOUT_S))
-                records: dict[TP, Records] = fetched
+                records: dict[TP, Records] = {TP(*tp): part for tp, part in fetched.items() if len(part)}
                 # Before anything else runs: their positions have moved, and on their way nobody else knows them.
-                self._fetched |= {TP(*tp): part.last_offset for tp, part in records.items() if len(part)}
+                self._fetched |= {tp: part.last_offset for tp, part in records.items()}
                 # Records that are dropped here were fetched before the seek that reads them again.
-                for topic_partition, of_partition in records.items():
+                for tp, part in records.items():
                     if not self.flow_active or self.app.consumer_generation_id != generation:
                         return
-                    tp = TP(*topic_partition)
-                    if len(of_partition):
-                        yield tp, self._chunk_message(tp, of_partition, generation)
+                    yield tp, self._chunk_message(tp, part, generation)
         if not wanted:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._resumed.wait(), _IDLE_POLL_S)

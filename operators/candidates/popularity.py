@@ -189,6 +189,7 @@ def _heaviest(items: Sequence[str], weights: NDArray[np.float64], count: int) ->
     """Places of the ``count`` heaviest items, ties by item id."""
     places = np.arange(len(weights))
     if count < len(weights):
+        # Not those at least as heavy: of weights that are no numbers that would be none, and `top` would ask for ever.
         places = np.flatnonzero(~(weights < np.partition(weights, -count)[-count]))
     names = [items[place] for place in places.tolist()]
     ranked = sorted(zip((-weights[places]).tolist(), names, places.tolist(), strict=True))

@@ -248,13 +248,14 @@ def test_a_batch_of_users_is_folded_as_its_users_one_by_one(drawn: list[list[Dra
         events += [[]] * (len(users) - len(present))
         bounds = np.cumsum([0, *map(len, events)]).tolist()
         states = [looked_up(together[user].state) for user in users]
-        columns = Columns.of([one for of_user in events for one in of_user])
+        came = [one for of_user in events for one in of_user]
+        columns = Columns.of(came)
         folded = fold_all(states, columns, bounds, encoder)
         fresh, lengths = fresh_events(folded, columns, bounds)
-        outcomes = [fold(alone[user].state, of_user, encoder) for user, of_user in zip(users, events, strict=True)]
+        one_by_one = [alone[user].state for user in users]
+        outcomes = [fold(expected, of_user, encoder) for expected, of_user in zip(one_by_one, events, strict=True)]
         assert lengths.tolist() == [fresh_count(outcome) for outcome in outcomes]
         assert folded.is_fresh.tolist() == [is_fresh for outcome in outcomes for is_fresh in outcome.is_fresh]
-        came = [one for of_user in events for one in of_user]
         assert [fresh.event(at) for at in range(fresh.size)] == list(compress(came, folded.is_fresh.tolist()))
         assert folded[3:] == tuple(sum(outcome[at] for outcome in outcomes) for at in range(2, 6))
         assert [of_steps(folded, place) for place in range(len(users))] == [of_job(outcome.job) for outcome in outcomes]
@@ -262,9 +263,7 @@ def test_a_batch_of_users_is_folded_as_its_users_one_by_one(drawn: list[list[Dra
             hidden, vectors = encoder.advance(folded.steps)
             for at, place in enumerate(folded.owed):
                 states[place].hidden, states[place].vector = hidden[at].copy(), vectors[at].copy()
-        for user, of_user, state in zip(users, events, states, strict=True):
-            expected = alone[user].state
-            fold(expected, of_user, encoder)
+        for user, expected, state in zip(users, one_by_one, states, strict=True):
             assert state.rows is None or state.rows.tolist() == encoder.rows_of(state.history_items).tolist()
             expected.hidden, expected.vector = state.hidden, state.vector
             alone[user].value, together[user].value = encode(expected), encode(state)
