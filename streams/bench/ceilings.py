@@ -164,6 +164,7 @@ def _per_s(work: Callable[[], int]) -> float:
 
 async def consume_per_s(lab: Lab, backlog: Backlog) -> float:
     """Events a second that aiokafka hands out of the backlog, nothing done with them."""
+    lab.settle()
     topic, done, seconds = backlog.topics[PURCHASE], 0, 0.0
     while seconds < _SECONDS_MIN:
         async with lab.consumer(topic, len(backlog.records)) as consumer:
@@ -184,6 +185,7 @@ async def produce_per_s(lab: Lab, name: str, partitions: int, effects: Sequence[
     for done in effects:
         for user, value in done.lists:
             by_partition[user.partition].append((user.key, value, JSON_HEADERS))
+    lab.settle()
     sent, began = 0, time.perf_counter()
     async with lab.producer() as producer:
         await producer.partitions_for(name)

@@ -1,7 +1,8 @@
 """``headwater bench pipeline``: real purchases through a worker, beside a naive agent and the ceilings.
 
-All contenders take turns in every round, so that a machine that slows down slows all of them. A figure of a
-contender is taken over the stretch between its first and its last batch of lists, by the broker's clock.
+All contenders take turns in every round, so that a machine that slows down slows all of them, and what a turn wrote is
+on the disk before the next one. A figure of a contender is taken over the stretch between its first and its last batch
+of lists, by the broker's clock.
 """
 
 import asyncio
