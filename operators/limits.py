@@ -30,6 +30,7 @@ __all__ = [
     "id_bytes_max",
     "import_line_bytes_max",
     "inflight_records_max",
+    "list_causes_bytes_max",
     "list_items_max",
     "open_files_of_partition_max",
     "open_files_of_partition_min",
@@ -76,6 +77,8 @@ future_skew_ms: Final = 5 * 60 * 1000
 history_events_max: Final = 50
 
 # -- one list
+list_causes_bytes_max: Final = 900_000
+"""Of the events that a list names: with the rest it fits the 1 MB that topics take by default."""
 list_items_max: Final = 100
 explained_events_max: Final = 16
 """Newest events of a history among which the reason for an item is looked for."""
@@ -87,8 +90,8 @@ reshaped_candidates_max: Final = 100
 # -- one batch through the engine
 chunk_records_max: Final = 500
 """Records of one partition that a batch takes at a time: the grain of the merge over topics."""
-batch_events_max: Final = 4_000
-"""Events that share one encoder batch and one settlement."""
+batch_events_max: Final = 7_000
+"""Events that share one encoder batch and one settlement: of a backlog, the more the fewer states and lists."""
 computed_batches_max: Final = 3
 """One whose lists are made, one whose states are updated meanwhile, and one that is ready for it."""
 settling_batches_max: Final = 4

@@ -1,11 +1,12 @@
 """The lists of a batch whose states are written: ranked, explained by their causes, and as bytes."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
 
+from operators import limits
 from operators.batches import Batch, UserKey
 from operators.candidates.popularity import PopularItems
 from operators.companions import BatchCompanions
@@ -24,7 +25,10 @@ from operators.ranking import (
 )
 from operators.tastes import Tastes
 
-__all__ = ["Origin", "Updated", "make_lists"]
+__all__ = ["Origin", "Updated", "causes_max", "make_lists"]
+
+_NUMBERS_BYTES_MAX: Final = 35
+"""Of a cause, what follows its opening: a partition, an offset, and what is around them."""
 
 
 class Origin(NamedTuple):
@@ -94,13 +98,21 @@ def make_lists(
     return Effects(updated.puts, lists, updated.batch.dead_letters, counts, updated.erasures)
 
 
+def causes_max(topics: Sequence[str]) -> int:
+    """How many events of these topics a list can name: its record has to fit the topic."""
+    return limits.list_causes_bytes_max // (max(map(len, _openings(topics))) + _NUMBERS_BYTES_MAX)
+
+
+def _openings(topics: Sequence[str]) -> list[bytes]:
+    """Of an event as a cause, up to the number of its partition."""
+    return [b'{"topic":%b,"partition":' % msgspec.json.encode(topic) for topic in topics]
+
+
 def _origins(batch: Batch, topics: Sequence[str]) -> list[Origin]:
     """Of each user with events: all of them."""
     events, bounds = batch.events, batch.bounds
-    # Of an event up to the number of its partition.
-    openings = [b'{"topic":%b,"partition":' % msgspec.json.encode(topic) for topic in topics]
     partitions = np.array([user.partition for user in batch.users], np.int64)
-    causes = caused_by(openings, partitions, events.types, events.offsets, np.array(bounds, np.int64))
+    causes = caused_by(_openings(topics), partitions, events.types, events.offsets, np.array(bounds, np.int64))
     last = np.array(bounds[1:], np.int64) - 1
     newest: Iterable[tuple[int, int, int]] = zip(
         *(column[last].tolist() for column in (events.types, events.offsets, events.times_ms)), strict=True

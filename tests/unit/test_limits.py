@@ -1,7 +1,13 @@
 """Bounds that must fit each other."""
 
+import numpy as np
+import pytest
+
 from operators import limits
 from operators.candidates.popularity import Popularity
+from operators.kernels import caused_by
+from operators.lists import causes_max
+from streams.settings import TopicSettings
 
 UNITS = ("_max", "_min", "_ms", "_s", "_lists", "_events", "_bytes")
 
@@ -29,3 +35,16 @@ def test_a_popularity_snapshot_of_the_longest_ids_fits_a_produce_batch() -> None
 
 def test_a_time_in_microseconds_is_out_of_range() -> None:
     assert limits.timestamp_ms_max < 1_000_000_000_000_000
+
+
+@pytest.mark.parametrize("topic", [TopicSettings().purchase, "t" * 249])
+def test_the_causes_of_a_user_who_has_a_whole_batch_fit_a_record(topic: str) -> None:
+    count = causes_max([topic])
+    opening = b'{"topic":"%b","partition":' % topic.encode()
+    partitions, offsets = np.array([1023]), np.full(count, np.iinfo(np.int64).max)
+    (causes,) = caused_by([opening], partitions, np.zeros(count, np.int64), offsets, np.array([0, count]))
+    assert limits.list_causes_bytes_max - 1_000 < len(causes) <= limits.list_causes_bytes_max
+
+
+def test_the_default_topics_leave_a_batch_whole() -> None:
+    assert causes_max(TopicSettings().sources) >= limits.batch_events_max

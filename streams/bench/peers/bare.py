@@ -17,12 +17,12 @@ from typing import Any, Final
 import msgspec
 from rocksdict import Options, Rdict, WriteBatch
 
+from operators import limits
 from operators.events import JSON_HEADERS
 from streams.bench.peers.job import Interaction, PeerConfig, Update, decode_interaction, new_job
 
 __all__ = ["main"]
 
-_BATCH_EVENTS: Final = 4_000
 _WAIT_S: Final = 0.05
 
 
@@ -40,7 +40,9 @@ def main() -> None:
     users = Rdict(config.data_dir, Options(raw_mode=True))
     consumer.subscribe([config.topic])
     while not stopping:
-        messages = [message for message in consumer.consume(_BATCH_EVENTS, _WAIT_S) if message.error() is None]
+        messages = [
+            message for message in consumer.consume(limits.batch_events_max, _WAIT_S) if message.error() is None
+        ]
         if not messages:
             continue
         events: defaultdict[bytes, list[Interaction]] = defaultdict(list)

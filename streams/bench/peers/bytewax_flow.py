@@ -17,12 +17,12 @@ from bytewax.dataflow import Dataflow
 from bytewax.operators import StatefulBatchLogic
 from bytewax.recovery import RecoveryConfig
 
+from operators import limits
 from operators.events import JSON_HEADERS
 from streams.bench.peers.job import Interaction, PeerConfig, PeerJob, Update, decode_interaction, new_job
 
 __all__ = ["main"]
 
-_BATCH_EVENTS: Final = 4_000
 _EPOCH_S: Final = 10
 """bytewax's own default between two snapshots."""
 
@@ -41,7 +41,7 @@ def main() -> None:
 def _flow(config: PeerConfig, job: PeerJob, in_batches: bool) -> Any:
     brokers = [config.broker]
     flow = Dataflow(config.app_id)
-    source = kafka.KafkaSource(brokers, [config.topic], tail=True, batch_size=_BATCH_EVENTS)
+    source = kafka.KafkaSource(brokers, [config.topic], tail=True, batch_size=limits.batch_events_max)
     events = op.map("decode", op.input("events", flow, source), _keyed)
 
     def update(stored: bytes | None, event: Interaction, user: str) -> tuple[bytes, bytes]:

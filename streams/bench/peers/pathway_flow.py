@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
+from operators import limits
 from operators.events import JSON_HEADERS
 from streams.bench.peers.job import Interaction, PeerConfig, PeerJob, Update, new_job
 
@@ -26,8 +27,6 @@ __all__ = ["State", "combiner", "main"]
 State = tuple[bytes, bytes]
 """A user's stored value, and the list that the last batch made."""
 
-_BACKLOG_EVENTS_MAX: Final = 4_000
-"""Pathway advises a few thousand; it ends a batch that reaches it."""
 _COMMIT_MS: Final = 100
 """As in Pathway's Kafka template: the end of a batch that stays smaller."""
 _SNAPSHOT_MS: Final = 5_000
@@ -68,7 +67,7 @@ def _flow(pw: Any, config: PeerConfig, job: PeerJob) -> None:
         schema=pw.schema_from_types(user_id=str, item_id=str, timestamp=int),
         with_metadata=True,
         autocommit_duration_ms=_COMMIT_MS,
-        max_backlog_size=_BACKLOG_EVENTS_MAX,
+        max_backlog_size=limits.batch_events_max,  # Pathway advises a few thousand; a batch that reaches it ends
         name="purchases",
     )
     events = purchases.select(
