@@ -159,7 +159,7 @@ def _measure(lab: Lab, trace: Trace, options: FreshnessOptions, echo: Echo) -> d
         worker.wait_ready()
         capacity = options.capacity_per_s or _find_capacity(generator, echo)
         rounds = [
-            [_load(worker, generator, capacity, load, options, f"round {number}/{options.rounds}", echo)
+            [_load(lab, worker, generator, capacity, load, options, f"round {number}/{options.rounds}", echo)
              for load in options.loads]
             for number in range(1, options.rounds + 1)
         ]  # fmt: skip
@@ -201,6 +201,7 @@ def _find_capacity(generator: LoadGenerator, echo: Echo) -> float:
 
 
 def _load(
+    lab: Lab,
     worker: Worker,
     generator: LoadGenerator,
     capacity: float,
@@ -209,6 +210,7 @@ def _load(
     where: str,
     echo: Echo,
 ) -> dict[str, Any]:
+    lab.settle()
     before = worker.metrics()
     done = generator.step(load * capacity, options.warm_up_s, options.seconds)
     after = worker.metrics()

@@ -41,7 +41,8 @@ def main() -> None:
 def _flow(config: PeerConfig, job: PeerJob, in_batches: bool) -> Any:
     brokers = [config.broker]
     flow = Dataflow(config.app_id)
-    source = kafka.KafkaSource(brokers, [config.topic], tail=True, batch_size=limits.batch_events_max)
+    of_partition = limits.batch_events_max // config.partitions  # bytewax asks for so many of each
+    source = kafka.KafkaSource(brokers, [config.topic], tail=True, batch_size=of_partition)
     events = op.map("decode", op.input("events", flow, source), _keyed)
 
     def update(stored: bytes | None, event: Interaction, user: str) -> tuple[bytes, bytes]:

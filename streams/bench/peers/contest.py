@@ -111,7 +111,7 @@ class PeersOptions:
     """What to measure; ``naive_events`` are those of contenders that take an event at a time."""
 
     job: JobName = "encoder"
-    events: int = 60_000
+    events: int = 240_000
     naive_events: int = 6_000
     rounds: int = 2
     broker: BrokerKind = "kafka"
