@@ -107,7 +107,7 @@ def peers(
     job: Annotated[
         Literal["encoder", "state"], typer.Option("--job", help="With the encoder and top 10, or the ten newest items.")
     ] = "encoder",
-    events: Annotated[int, typer.Option("--events", min=1, help="Purchases of each run in micro-batches.")] = 60_000,
+    events: Annotated[int, typer.Option("--events", min=1, help="Purchases of each run in micro-batches.")] = 240_000,
     naive_events: Annotated[int, typer.Option("--naive-events", min=1, help="The same for one at a time.")] = 6_000,
     rounds: Rounds = 2,
     installs: Annotated[bool, typer.Option("--install", help="First install what is absent, by pip.")] = False,

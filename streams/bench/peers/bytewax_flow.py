@@ -17,12 +17,13 @@ from bytewax.dataflow import Dataflow
 from bytewax.operators import StatefulBatchLogic
 from bytewax.recovery import RecoveryConfig
 
-from operators import limits
 from operators.events import JSON_HEADERS
 from streams.bench.peers.job import Interaction, PeerConfig, PeerJob, Update, decode_interaction, new_job
 
 __all__ = ["main"]
 
+_PARTITION_EVENTS: Final = 4_000
+"""At most, of one partition in a batch: a list is then of as many events as Headwater's, whose batches span them all."""
 _EPOCH_S: Final = 10
 """bytewax's own default between two snapshots."""
 
@@ -41,8 +42,7 @@ def main() -> None:
 def _flow(config: PeerConfig, job: PeerJob, in_batches: bool) -> Any:
     brokers = [config.broker]
     flow = Dataflow(config.app_id)
-    of_partition = limits.batch_events_max // config.partitions  # bytewax asks for so many of each
-    source = kafka.KafkaSource(brokers, [config.topic], tail=True, batch_size=of_partition)
+    source = kafka.KafkaSource(brokers, [config.topic], tail=True, batch_size=_PARTITION_EVENTS)
     events = op.map("decode", op.input("events", flow, source), _keyed)
 
     def update(stored: bytes | None, event: Interaction, user: str) -> tuple[bytes, bytes]:
