@@ -20,6 +20,7 @@ from rich.table import Table
 
 from infra.broker import BrokerKind
 from models.runtime import OnnxEncoder
+from operators import limits
 from operators.batches import Chunk, UserKey
 from streams.bench.ceilings import through_the_core
 from streams.bench.lab import PURCHASE, Backlog, BenchError, backlog_of, fill_topics, laboratory, read_purchases
@@ -29,7 +30,7 @@ from streams.store import StateStore
 
 __all__ = ["ReplayOptions", "backfill", "run", "show"]
 
-_WAYS: Final = {"every batch's lists": 4_000, "few lists before the last": 100_000}
+_WAYS: Final = {"every batch's lists": limits.batch_events_max, "few lists before the last": 100_000}
 """Events of a batch: a user's events of one batch share a list."""
 
 Echo = Callable[[str], object]

@@ -1,10 +1,13 @@
 """The bench's arithmetic: stretches, recorded batches, ratios, and the checks of what was measured."""
 
+import asyncio
 import os
 import re
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +15,7 @@ import pytest
 
 from operators.batches import decode_chunks
 from streams.bench import ceilings, pipeline, runs, summary
-from streams.bench.lab import Backlog, BenchError, Process, backlog_of, subprocess_environment
+from streams.bench.lab import Backlog, BenchError, Lab, Process, backlog_of, subprocess_environment
 from streams.bench.runs import Listed, stretch_of
 from tests.fakes import NOW_MS, FakeEncoder, items, record
 
@@ -46,6 +49,32 @@ def test_backlog_keeps_order_and_puts_a_user_in_one_partition() -> None:
         held = [[stored.value for stored in part if stored.key == user] for part in backlog.records]
         assert [values for values in held if values] == [[value for key, value in events if key == user]]
     assert all([stored.offset for stored in part] == list(range(len(part))) for part in backlog.records)
+
+
+def test_a_turn_finds_the_backlog_and_nothing_of_other_turns_in_the_file_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, broker_dir = tmp_path / "home", tmp_path / "broker"
+    kept, *others = (
+        broker_dir / "log" / "event-purchase-3" / "0.log",
+        broker_dir / "log" / "run-1-purchase-3" / "0.log",
+        home / "run-1" / "7" / "000004.sst",
+    )
+    for file in (kept, *others):
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"x")
+    dropped: list[Path] = []
+
+    def noted(descriptor: int, _offset: int, length: int, advice: int) -> None:
+        assert (length, advice) == (0, os.POSIX_FADV_DONTNEED)
+        dropped.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+
+    monkeypatch.setattr(os, "posix_fadvise", noted)
+    monkeypatch.setattr(Lab, "producer", lambda _: nullcontext())
+    lab = Lab("kafka", "127.0.0.1:1", home, broker_dir=broker_dir)
+    asyncio.run(lab.fill("event-purchase", [[]]))
+    lab.settle()
+    assert {file for file in dropped if file.is_file()} == set(others)
 
 
 def test_stretch_leaves_the_first_batch_out() -> None:

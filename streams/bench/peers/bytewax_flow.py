@@ -23,7 +23,7 @@ from streams.bench.peers.job import Interaction, PeerConfig, PeerJob, Update, de
 __all__ = ["main"]
 
 _PARTITION_EVENTS: Final = 4_000
-"""At most, of one partition in a batch: a list is then of as many events as Headwater's, whose batches span them all."""
+"""Of one partition in a batch: a list is then of as many events as Headwater's, whose batches are of all partitions."""
 _EPOCH_S: Final = 10
 """bytewax's own default between two snapshots."""
 
