@@ -19,7 +19,6 @@ from models.failover import FailoverEncoder
 from models.runtime import OnnxEncoder
 from operators import limits
 from operators.interest import Encoder
-from operators.lists import causes_max
 from streams.agents import add_agent
 from streams.catalog import Catalog, CatalogFollower
 from streams.checkpoint import Checkpoint, Targets
@@ -168,7 +167,7 @@ class Worker:
             topics.sources,
             source=self.app.chunk_consumer,
             accepts=self._accepts,
-            batch_events_max=min(worker.batch_events_max, causes_max(topics.sources)),  # all may be of one user
+            batch_events_max=worker.batch_events_max,
             yield_after_s=worker.yield_after_s,
             pseudonyms=self._pseudonyms,
         )

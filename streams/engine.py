@@ -20,7 +20,7 @@ from operators import limits
 from operators.batches import Chunk, UserKey, decode_chunks
 from operators.effects import NO_EFFECTS, Effects
 from operators.interest import Encoder
-from operators.lists import Updated, make_lists
+from operators.lists import Updated, causes_max, make_lists
 from operators.privacy import Pseudonyms
 from operators.process import update_states
 from operators.ranking import Policy
@@ -94,7 +94,7 @@ class Engine:
         self._topics = topics
         self._accepts = accepts
         self._pseudonyms = pseudonyms
-        self._batch_events_max = batch_events_max
+        self._batch_events_max = min(batch_events_max, causes_max(topics))  # all may be of one user
         self._yield_after_ms = 1000 * yield_after_s if yield_after_s else None
         self._core = ThreadPoolExecutor(1, "headwater-core")
         self._lists = ThreadPoolExecutor(1, "headwater-lists")
@@ -225,7 +225,8 @@ class Engine:
     def _may_gather(self) -> bool:
         """A second batch is taken only when it is worth its while: what waits joins fewer lists in one batch."""
         if self._computing:
-            return self._computing < limits.computed_batches_max and len(self._queue) >= self._batch_events_max // 2
+            enough = min(self._batch_events_max // 2, limits.partition_queue_events_max)  # one partition may be all
+            return self._computing < limits.computed_batches_max and len(self._queue) >= enough
         return bool(self._queue)
 
     async def _wait_for_chunk(self) -> None:

@@ -93,9 +93,9 @@ def _event_and_list_us(shared: Mapping[str, Any], alone: Mapping[str, Any]) -> t
     """An event's and a list's share, from the time an event where many share a list and where few do."""
     shared_us, alone_us = 1e6 / shared["events_per_s"], 1e6 / alone["events_per_s"]
     few, many = 1 / shared["events_per_list"], alone["lists_per_event"]
-    if many <= few or alone_us <= shared_us:
-        return 0.0, shared_us / few
-    list_us = min((alone_us - shared_us) / (many - few), shared_us / few)
+    list_us = (alone_us - shared_us) / (many - few) if many > few else 0.0
+    if not 0 < list_us * few < shared_us:
+        raise ClientError("bench pipeline and bench scale-users contradict each other: measure both in one go")
     return shared_us - list_us * few, list_us
 
 

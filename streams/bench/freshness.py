@@ -157,6 +157,7 @@ def _measure(lab: Lab, trace: Trace, options: FreshnessOptions, echo: Echo) -> d
     settings = {"WORKER_YIELD_AFTER_S": str(options.yield_after_s)}
     with serving(lab, name, topics, settings) as worker, load_generator(lab, config) as generator:
         worker.wait_ready()
+        lab.settle()
         capacity = options.capacity_per_s or _find_capacity(generator, echo)
         rounds = [
             [_load(lab, worker, generator, capacity, load, options, f"round {number}/{options.rounds}", echo)

@@ -109,6 +109,7 @@ async def run_headwater(
 ) -> Measured:
     """A worker with its default settings but for ``settings``, from an empty state to the end of the backlog."""
     topics = await create_topics(lab, name, backlog.topics, len(backlog.records))
+    lab.settle()
     with serving(lab, name, topics, settings or {}, code=code) as worker:
         await asyncio.to_thread(worker.wait_ready)
         before = _processor(await asyncio.to_thread(worker.metrics), lab)
@@ -213,6 +214,7 @@ async def run_naive(lab: Lab, backlog: Backlog, name: str) -> Measured:
     await lab.create([TopicSpec(lists, partitions, {"cleanup.policy": "compact", **lab.list_config}), changelog])
     config = PeerConfig(name, lab.address, backlog.topics[PURCHASE], lists, partitions, str(lab.home / name))
     command = python("-m", "streams.bench.peers.naive", msgspec.json.encode(config).decode())
+    lab.settle()
     with lab.running(name, command, subprocess_environment({})) as process:
         await lab.wait_for_group(name, backlog, process)
     return await read_back(lab, backlog, lists)

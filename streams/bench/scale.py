@@ -68,7 +68,7 @@ class ScaleOptions:
 
     axis: Axis = "users"
     sizes: tuple[int, ...] | None = None
-    events: int = 20_000
+    events: int = 40_000
     users: int = 5_000
     items: int = 13_343
     history: int = 50

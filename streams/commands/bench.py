@@ -133,7 +133,7 @@ def scale(
     size: Annotated[
         list[int] | None, typer.Option("--size", help="Of the axis, several times for several; three without.")
     ] = None,
-    events: Annotated[int, typer.Option("--events", min=1_000, help="Of each run.")] = 20_000,
+    events: Annotated[int, typer.Option("--events", min=1_000, help="Of each run.")] = 40_000,
     kind: Broker = "kafka",
     as_json: Json = False,
 ) -> None:

@@ -10,13 +10,15 @@ import pytest
 from operators import limits, state
 from operators.batches import UserKey
 from operators.candidates.popularity import Popularity
+from operators.interest import PackedJobs
+from operators.lists import causes_max
 from operators.records import Records
 from operators.state import StateError
 from streams.clock import now_ms
 from streams.engine import DrainError
 from streams.sources import SOURCES_KEY
 from streams.states import POPULARITY_KEY, States
-from tests.fakes import NOW_MS, record
+from tests.fakes import NOW_MS, TOPICS, record
 from tests.unit.engine_bench import PATIENCE_S, TP, WAIT_S, Arrived, Bench, causes, run, view_offsets
 
 IN_WORK = 7
@@ -72,6 +74,43 @@ def test_chunks_that_are_there_together_are_one_batch_with_the_highest_offset_of
         assert causes(last.effects) == [("view", 2), ("view", 3), ("purchase", 9)]
 
     run(scenario, batch_events_max=100)
+
+
+def test_a_batch_is_no_larger_than_what_a_list_can_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "list_causes_bytes_max", 2 * limits.list_causes_bytes_max // causes_max(TOPICS))
+    assert causes_max(TOPICS) == 2
+
+    async def scenario(bench: Bench) -> None:
+        bench.checkpoint.hold()
+        for offset in range(7):
+            await bench.submit(offset)
+        bench.checkpoint.let()
+        await bench.until(lambda: bench.engine.pending_events == 0)
+        assert max(len(causes(settled.effects)) for settled in bench.checkpoint.ended) == 2
+
+    run(scenario, batch_events_max=100)
+
+
+def test_one_full_partition_is_enough_for_a_batch_beside_the_one_in_work() -> None:
+    goes_on = threading.Event()
+
+    async def scenario(bench: Bench) -> None:
+        advance = bench.encoder.advance
+
+        def waits(packed: PackedJobs) -> Any:
+            goes_on.wait(WAIT_S)
+            return advance(packed)
+
+        bench.encoder.advance = waits
+        await bench.submit(0)
+        await bench.until(lambda: bench.engine._computing == 1)  # pyright: ignore[reportPrivateUsage]
+        full = [record(1 + n, "ann", "item-1", NOW_MS) for n in range(limits.partition_queue_events_max)]
+        await bench.submit_records("view", [Arrived(*one, NOW_MS) for one in full])
+        await bench.until(lambda: bench.engine._computing == 2)  # pyright: ignore[reportPrivateUsage]
+        goes_on.set()
+        await bench.until(lambda: bench.engine.pending_events == 0)
+
+    run(scenario, batch_events_max=limits.batch_events_max)
 
 
 def test_only_so_many_batches_are_in_work_and_each_settles_after_the_one_before() -> None:

@@ -123,6 +123,12 @@ def test_costs_are_the_slopes_of_the_benches() -> None:
     assert costs.stored_user_bytes == pytest.approx(4_000)
     assert costs.restore_users_per_s == pytest.approx(10_000)
     assert costs.partitions_max == 256
+    slower = results | {"pipeline": pipeline | {"events_per_s": 1e6 / 180}}
+    with pytest.raises(ClientError, match="contradict"):
+        costs_of(slower, "today")
+    faster = results | {"pipeline": pipeline | {"events_per_s": 1e6 / 15}}
+    with pytest.raises(ClientError, match="contradict"):
+        costs_of(faster, "today")
     with pytest.raises(ClientError, match="scale-users"):
         costs_of({"pipeline": pipeline, "ranking": ranking}, "today")
     with pytest.raises(ClientError, match="scale-users has no size within the cache"):

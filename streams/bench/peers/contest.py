@@ -212,6 +212,7 @@ def _headwater(lab: Lab, backlog: Backlog, options: PeersOptions, number: int, e
 async def _run_peer(lab: Lab, peer: Peer, backlog: Backlog, options: PeersOptions, number: int) -> dict[str, float]:
     name = f"peer-{PEERS.index(peer)}-{number}"
     config = await _prepare(lab, peer, backlog, options, name)
+    lab.settle()
     with lab.running(name, _command(peer, config, options.cache), subprocess_environment({})) as process:
         return _figures(await _wait_for_lists(lab, config.recommendations, backlog, process), backlog)
 
