@@ -108,9 +108,9 @@ def _two_workers(results: Results) -> Measured:
 _CORE: Final = "the stage table shows what an event costs where; the largest stage is the next to shrink"
 _LOCK: Final = (
     "broker and worker share two cores, and the worker's threads one interpreter lock, which their Python code holds"
-    " three quarters of the time; encoder and scoring are two fifths of its processor time, without the lock. The core's"
-    " thread is never idle, and waits for the lock a quarter of its time. Next: one look-up of an event's item instead"
-    " of two, and states and lists that are copied fewer times on their way to the broker"
+    " three quarters of the time; encoder and scoring are two fifths of its processor time, without the lock. The"
+    " core's thread is never idle, and waits for the lock a quarter of its time. Next: one look-up of an event's item"
+    " instead of two, and states and lists that are copied fewer times on their way to the broker"
 )
 _SHARED: Final = "broker, generator and worker share the machine's cores: measure with the broker on another machine"
 
