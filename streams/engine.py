@@ -266,7 +266,6 @@ class Engine:
         """Runs in the thread of the lists, the only one that knows the rules of the catalogue."""
         begun.clock.mark("wait")
         self._catalog.apply(self._encoder)
-        waited_ms = _waited_ms(begun.appended_ms, begun.begun_ms)
         effects = make_lists(
             updated,
             self._encoder,
@@ -275,7 +274,7 @@ class Engine:
             withdrawn=self._catalog.withdrawn,
             now_ms=begun.begun_ms,
             categories=self._catalog.categories,
-            yields=self._yield_after_ms is not None and waited_ms > self._yield_after_ms,
+            yields=self._yield_after_ms is not None and _waited_ms(begun) > self._yield_after_ms,
             mark=begun.clock.mark,
         )
         if self._pseudonyms is not None:
@@ -306,9 +305,9 @@ class Engine:
             self._changed.notify_all()
 
 
-def _waited_ms(appended_ms: NDArray[np.int64], begun_ms: int) -> float:
+def _waited_ms(begun: _Begun) -> float:
     """The median over the records: a few old ones say nothing of the worker."""
-    return float(begun_ms - np.median(appended_ms)) if len(appended_ms) else 0.0
+    return float(begun.begun_ms - np.median(begun.appended_ms)) if len(begun.appended_ms) else 0.0
 
 
 def _count_events(intakes: Sequence[Intake]) -> int:
