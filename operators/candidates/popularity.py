@@ -186,7 +186,7 @@ def _shares(items: Sequence[str], weights: NDArray[np.float64], count: int) -> l
 
 
 def _heaviest(items: Sequence[str], weights: NDArray[np.float64], count: int) -> list[int]:
-    """Places of the ``count`` heaviest items, ties by item id."""
+    """Places of the ``count`` heaviest items, heaviest first, ties by item id."""
     places = np.arange(len(weights))
     if count < len(weights):
         # Not those at least as heavy: of weights that are no numbers that would be none, and `top` would ask for ever.

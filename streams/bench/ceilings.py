@@ -4,7 +4,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby, pairwise
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -121,9 +120,10 @@ def core_alone(encoder: OnnxEncoder, batches: Sequence[Sequence[Chunk]]) -> Core
     return Core(Rate(events / seconds, sum(len(done.lists) for done in effects) / seconds), effects)
 
 
-def state_per_s(directory: Path, effects: Sequence[Effects]) -> tuple[float, float]:
+def state_per_s(lab: Lab, name: str, effects: Sequence[Effects]) -> tuple[float, float]:
     """(writes, loads) of user values in a second, in the batches of the run, in a store of its own."""
-    store = StateStore(directory, block_cache_mb=128, write_buffer_mb=64)
+    lab.settle()
+    store = StateStore(lab.home / name, block_cache_mb=128, write_buffer_mb=64)
     grouped = [_by_partition(done) for done in effects]
     for partition in {partition for batch in grouped for partition in batch}:
         store.open(partition)

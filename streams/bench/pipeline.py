@@ -117,8 +117,7 @@ class _Round:
     def _parts(self, name: str, batches: Any) -> dict[str, float]:
         lab, backlog = self._lab, self._backlog
         core = core_alone(self._encoder, batches)
-        lab.settle()
-        writes, loads = state_per_s(lab.home / f"{name}-store", core.effects)
+        writes, loads = state_per_s(lab, f"{name}-store", core.effects)
         return {
             "core_events_per_s": core.rate.events_per_s,
             "core_lists_per_s": core.rate.lists_per_s,

@@ -89,8 +89,7 @@ def _round(lab: Lab, backlog: Backlog, encoder: Any, number: int, echo: Echo) ->
     measured = asyncio.run(run_headwater(lab, backlog, name, settings=SETTINGS, code=HISTORY_WORKER))
     echo(f"round {number}: {measured.stretch.events_per_s:,.0f} events/s; the parts")
     core = core_alone(encoder, recorded_batches(measured.lists, backlog))
-    lab.settle()
-    writes, loads = state_per_s(lab.home / f"{name}-store", core.effects)
+    writes, loads = state_per_s(lab, f"{name}-store", core.effects)
     values = list({put.user: put.value for effects in core.effects for put in effects.puts}.values())
     states = [state.decode(value) for value in values]
     partitions = len(backlog.records)

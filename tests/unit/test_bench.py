@@ -164,7 +164,7 @@ def test_state_store_is_measured_with_the_values_of_the_run(tmp_path: Any, monke
     encoder: Any = FakeEncoder(items(5))
     done = ceilings.core_alone(encoder, ceilings.recorded_batches(_listed_of(backlog, 10), backlog))
     monkeypatch.setattr(ceilings, "_SECONDS_MIN", 0.01)
-    writes, loads = ceilings.state_per_s(tmp_path / "store", done.effects)
+    writes, loads = ceilings.state_per_s(Lab("embedded", "", tmp_path), "store", done.effects)
     assert writes > 0 < loads
     store = ceilings.StateStore(tmp_path / "store", block_cache_mb=8, write_buffer_mb=8)
     last = done.effects[-1].puts[0]
