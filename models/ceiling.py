@@ -1,6 +1,7 @@
 """The arithmetic limit of a model: its multiplications, and how many of them the device does in a second."""
 
 import importlib
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +35,8 @@ def flops_per_event(artefact: Path) -> int:
     flops = 0
     for file in stage_files(manifest.blocks):
         graph = onnx.load_from_string(contents[file]).graph
-        shapes = {constant.name: tuple(constant.dims) for constant in graph.initializer}
+        # What `models.compress` has made of a matrix has a name of its own.
+        shapes = {re.sub(r"\.(half|codes)$", "", each.name): tuple(each.dims) for each in graph.initializer}
         weights = [shapes[node.input[1]] for node in graph.node if node.op_type in ("Gemm", "MatMul")]
         flops += sum(2 * rows * columns for rows, columns in weights)
     return flops

@@ -11,11 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.dataset import COMPLETE_JOURNEY, NextBaskets, complete_journey, next_baskets, sequences, split_bounds
+from models.device_graphs import half_products, shortlist_graph
 from models.errors import ModelError
 from models.evaluate import vectors_before
 from models.graphs import compressed
 from models.manifest import (
     BIAS_FILE,
+    DEVICE_RANK_FILE,
+    DEVICE_STEP_FILE,
     EMBEDDINGS_FILE,
     Manifest,
     hash_files,
@@ -86,13 +89,15 @@ def compress(source: Path, out: Path, precision: Precision) -> Manifest:
 
     fp16: the item matrix and every matrix of the encoder. int8: the item matrix with a scale an item and the
     feed-forward matrices with a scale a column; the recurrence stays in fp16. Biases, norms and eigenvalues stay.
+    On a CPU all matrices are spread to float32. On a GPU the products of an fp16 model are done in fp16, and lists are
+    ranked anew in float32; those of an int8 model are done in float32 there, too.
 
     Raises:
         ModelError: ``source`` is compressed already, or the lists would differ by more than ``OVERLAP_MIN`` allows.
     """
     reference = OnnxEncoder(source, providers="cpu")
     manifest = _written(source, reference, out, precision, _feed_forward if precision == "int8" else _none)
-    kept = overlap(reference, OnnxEncoder(out, providers="cpu"))
+    kept = min(overlap(reference, OnnxEncoder(out, providers="cpu", as_device=each)) for each in (False, True))
     if kept < OVERLAP_MIN:
         raise ModelError(
             f"{precision} keeps {kept:.4f} of the lists of {manifest.name}, less than {OVERLAP_MIN};"
@@ -153,8 +158,11 @@ def _written(source: Path, reference: OnnxEncoder, out: Path, precision: Precisi
     for name, content in contents.items():
         (out / name).write_bytes(content)
     if precision != "fp32":
-        for name in stage_files(manifest.blocks):
+        for name in (*stage_files(manifest.blocks), DEVICE_STEP_FILE):
             (out / name).write_bytes(compressed(contents[name], coarse))
+        if precision == "fp16":
+            (out / DEVICE_STEP_FILE).write_bytes(half_products((out / DEVICE_STEP_FILE).read_bytes()))
+            (out / DEVICE_RANK_FILE).write_bytes(shortlist_graph(manifest.vector_width))
         matrix = reference.embeddings(np.arange(manifest.items))
         np.save(out / EMBEDDINGS_FILE, pack_rows(matrix, precision), allow_pickle=False)
     files = hash_files(out, tuple(manifest.files))

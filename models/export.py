@@ -15,18 +15,21 @@ from numpy.typing import NDArray
 
 from models.compress import compress
 from models.dataset import COMPLETE_JOURNEY
+from models.device_graphs import put_graph, step_graph
 from models.errors import ModelError
 from models.evaluate import evaluate
-from models.graphs import Weights, rank_graph, recurrence_graph, stage_graph
+from models.graphs import rank_graph, stage_graph
 from models.leave_one_out import PROTOCOL
 from models.manifest import (
     BIAS_FILE,
     DECAY_FILE,
+    DEVICE_PUT_FILE,
+    DEVICE_RANK_FILE,
+    DEVICE_STEP_FILE,
     EMBEDDINGS_FILE,
     FORMAT,
     LOG_FILE,
     RANK_FILE,
-    RECURRENCE_FILE,
     VOCABULARY_FILE,
     Evaluation,
     Manifest,
@@ -37,6 +40,7 @@ from models.manifest import (
     version_of,
     write_manifest,
 )
+from models.onnx_graph import Weights
 from models.precision import Precision
 from models.runtime import OnnxEncoder
 from operators.interest import EVENT_TYPES, GAP_BUCKETS, Job, refresh
@@ -97,9 +101,12 @@ def _write(checkpoint: Path, directory: Path, echo: Callable[[str], None]) -> Ma
     directory.mkdir()
     for stage, file in enumerate(stage_files(blocks)):
         (directory / file).write_bytes(stage_graph(weights, stage, blocks))
-    (directory / RECURRENCE_FILE).write_bytes(recurrence_graph())
-    np.save(directory / DECAY_FILE, decay_of(weights, blocks), allow_pickle=False)
-    (directory / RANK_FILE).write_bytes(rank_graph(embeddings.shape[1]))
+    decay = decay_of(weights, blocks)
+    np.save(directory / DECAY_FILE, decay, allow_pickle=False)
+    (directory / DEVICE_STEP_FILE).write_bytes(step_graph(weights, decay))
+    (directory / DEVICE_PUT_FILE).write_bytes(put_graph(2 * decay.shape[2] * blocks))
+    for file in (RANK_FILE, DEVICE_RANK_FILE):
+        (directory / file).write_bytes(rank_graph(embeddings.shape[1]))
     np.save(directory / EMBEDDINGS_FILE, embeddings, allow_pickle=False)
     np.save(directory / BIAS_FILE, bias, allow_pickle=False)
     (directory / VOCABULARY_FILE).write_bytes(msgspec.json.encode(saved["items"]))
@@ -218,20 +225,21 @@ def full_pass(
 
 
 def check_parity(artefact: Path, weights: Weights, embeddings: NDArray[np.float32], blocks: int) -> float:
-    """Largest difference of the vectors of random histories, stepped against ``full_pass``.
+    """Largest difference of the vectors of random histories, on the CPU and as on a device, from ``full_pass``.
 
     Raises:
         ModelError: the difference is over ``PARITY_MAX``.
     """
-    encoder = OnnxEncoder(artefact, providers="cpu")
+    encoders = [OnnxEncoder(artefact, providers="cpu", as_device=as_device) for as_device in (False, True)]
     rng = np.random.default_rng(0)
     worst = 0.0
     for _ in range(4):
         inputs = rng.integers(0, [[len(embeddings)], [len(EVENT_TYPES)], [GAP_BUCKETS]], size=(3, 96))
         expected = full_pass(weights, blocks, embeddings, inputs)
         for end in (1, 2, 50, 96):
-            _, vectors = refresh(encoder, [Job(None, *inputs[:, :end])])
-            worst = max(worst, float(np.abs(vectors[0] - expected[end - 1]).max()))
+            for encoder in encoders:
+                _, vectors = refresh(encoder, [Job(None, *inputs[:, :end])])
+                worst = max(worst, float(np.abs(vectors[0] - expected[end - 1]).max()))
     if not worst <= PARITY_MAX:
         raise ModelError(f"the exported step differs from the float64 pass by {worst:.1e} (at most {PARITY_MAX})")
     return worst

@@ -14,12 +14,14 @@ from operators.wire import UNDECODABLE
 __all__ = [
     "BIAS_FILE",
     "DECAY_FILE",
+    "DEVICE_PUT_FILE",
+    "DEVICE_RANK_FILE",
+    "DEVICE_STEP_FILE",
     "EMBEDDINGS_FILE",
     "FORMAT",
     "FUSION_FILE",
     "LOG_FILE",
     "RANK_FILE",
-    "RECURRENCE_FILE",
     "VOCABULARY_FILE",
     "Evaluation",
     "Manifest",
@@ -33,16 +35,18 @@ __all__ = [
 ]
 
 MANIFEST_FILE: Final = "manifest.json"
-RECURRENCE_FILE: Final = "recurrence.onnx"
 DECAY_FILE: Final = "decay.npy"
 RANK_FILE: Final = "rank.onnx"
+DEVICE_STEP_FILE: Final = "device_step.onnx"
+DEVICE_PUT_FILE: Final = "device_put.onnx"
+DEVICE_RANK_FILE: Final = "device_rank.onnx"
 EMBEDDINGS_FILE: Final = "item_embeddings.npy"
 BIAS_FILE: Final = "item_bias.npy"
 VOCABULARY_FILE: Final = "vocabulary.json"
 LOG_FILE: Final = "training.json"
 FUSION_FILE: Final = "fusion.json"
 """Weights of the parts of a list; a model may come without."""
-FORMAT: Final = 3
+FORMAT: Final = 4
 
 
 class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,8 +93,8 @@ def stage_files(blocks: int) -> tuple[str, ...]:
 
 def model_files(blocks: int) -> tuple[str, ...]:
     """The files that every model of so many blocks has."""
-    of_encoder = (*stage_files(blocks), RECURRENCE_FILE, DECAY_FILE)
-    return (*of_encoder, RANK_FILE, EMBEDDINGS_FILE, BIAS_FILE, VOCABULARY_FILE)
+    of_encoder = (*stage_files(blocks), DECAY_FILE, DEVICE_STEP_FILE, DEVICE_PUT_FILE)
+    return (*of_encoder, RANK_FILE, DEVICE_RANK_FILE, EMBEDDINGS_FILE, BIAS_FILE, VOCABULARY_FILE)
 
 
 def hash_files(directory: Path, names: tuple[str, ...]) -> dict[str, str]:

@@ -5,12 +5,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.sessions import array_of, held_on, run_session
+from models.sessions import on_device, run_session
 
 __all__ = ["Ranker"]
 
 _SCORES_MAX: Final = 32 * 1024 * 1024
 """Scores of one call: bounds the memory of a large catalogue."""
+_SHORTLIST_FACTOR: Final = 4
+"""Candidates for each place of a list, where a graph scores twice."""
 
 
 class Ranker:
@@ -18,8 +20,8 @@ class Ranker:
 
     Args:
         ort: the module ``onnxruntime``.
-        session: of ``models.graphs.rank_graph``.
-        embeddings: (N, D).
+        session: of ``models.graphs.rank_graph`` or ``models.device_graphs.shortlist_graph``.
+        embeddings: (N, D), an array, or an ``OrtValue`` on the device.
         bias: (N,); -inf for items that are never to be found.
         device: "cpu" or "cuda".
         bias_edition: of the biases, a number of the caller's.
@@ -29,32 +31,37 @@ class Ranker:
         self,
         ort: Any,
         session: Any,
-        embeddings: NDArray[np.float32],
+        embeddings: Any,
         bias: NDArray[np.float32],
         device: str,
         bias_edition: int = 0,
     ) -> None:
         self._session = session
-        self._items = len(embeddings)
+        self._shortlists = any(tensor.name == "shortlist" for tensor in session.get_inputs())
+        self._items = len(bias)
         self._ort, self._device = ort, device
-        self._held: dict[str, Any] = {"item_embeddings": held_on(ort, embeddings, device)}
+        self._held: dict[str, Any] = {"item_embeddings": embeddings}
         self.set_bias(bias, bias_edition)
         self._rows = max(_SCORES_MAX // self._items, 1)
 
     def set_bias(self, bias: NDArray[np.float32], edition: int) -> None:
         """Replace the biases (N,)."""
-        self._held["item_bias"] = held_on(self._ort, bias.copy(), self._device)
+        is_array = isinstance(self._held["item_embeddings"], np.ndarray)
+        self._held["item_bias"] = bias.copy() if is_array else on_device(self._ort, bias.copy(), self._device)
         self.bias_edition = edition
 
     def top_k(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Vectors (B, D) -> scores (B, k) descending, rows (B, k); a k beyond N gives all."""
-        count = np.array([min(k, self._items)], np.int64)
+        counts = {"k": np.array([min(k, self._items)], np.int64)}
+        if self._shortlists:
+            counts["shortlist"] = np.minimum(_SHORTLIST_FACTOR * counts["k"], self._items)
         parts = [
             run_session(
-                self._session, self._held | {"vector": vectors[at : at + self._rows], "k": count}, ("scores", "rows")
+                self._session, self._held | counts | {"vector": vectors[at : at + self._rows]}, ("scores", "rows")
             )
             for at in range(0, max(len(vectors), 1), self._rows)
         ]
-        columns = [[array_of(value) for value in column] for column in zip(*parts, strict=True)]
-        scores, rows = (column[0] if len(column) == 1 else np.concatenate(column) for column in columns)
+        scores, rows = (
+            column[0] if len(column) == 1 else np.concatenate(column) for column in zip(*parts, strict=True)
+        )
         return scores, rows

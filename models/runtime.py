@@ -5,7 +5,7 @@ import ctypes
 import importlib
 import io
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
@@ -14,15 +14,18 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from models.advance import Advance, OnDevice, in_place
+from models.advance import Advance
+from models.device import DeviceAdvance
 from models.errors import ModelError
 from models.manifest import (
     BIAS_FILE,
     DECAY_FILE,
+    DEVICE_PUT_FILE,
+    DEVICE_RANK_FILE,
+    DEVICE_STEP_FILE,
     EMBEDDINGS_FILE,
     FUSION_FILE,
     RANK_FILE,
-    RECURRENCE_FILE,
     VOCABULARY_FILE,
     Manifest,
     load_artefact,
@@ -30,7 +33,7 @@ from models.manifest import (
 )
 from models.precision import unpack_rows
 from models.ranker import Ranker
-from models.sessions import device_of, held_on, open_session
+from models.sessions import device_of, on_device, open_session
 from operators.explaining import mean_response
 from operators.fusion import Fusion
 from operators.interest import EVENT_TYPES, OUT_OF_VOCABULARY, PackedJobs
@@ -50,18 +53,29 @@ Providers = Literal["auto", "cpu", "cuda"]
 class _Sessions(NamedTuple):
     """What a call needs of one device, in one piece: a second thread may be in a call when they are made anew."""
 
-    advance: Advance
+    advance: Advance | DeviceAdvance
     ranker: Ranker
+    provider: str
 
 
 class OnnxEncoder:
     """An ``operators.interest.Encoder`` over an artefact directory.
 
+    Args:
+        as_device: run what a GPU runs, on a CPU too: to check it without a GPU.
+
     Raises:
         ModelError: the artefact is missing, altered or inconsistent, or CUDA was asked for and cannot be had.
     """
 
-    def __init__(self, artefact: Path = DEFAULT_ARTEFACT, *, providers: Providers = "auto", threads: int = 1) -> None:
+    def __init__(
+        self,
+        artefact: Path = DEFAULT_ARTEFACT,
+        *,
+        providers: Providers = "auto",
+        threads: int = 1,
+        as_device: bool = False,
+    ) -> None:
         manifest, contents = load_artefact(artefact)
         self.manifest: Final[Manifest] = manifest
         self.fusion: Final = _fusion(artefact, contents.get(FUSION_FILE))
@@ -78,12 +92,11 @@ class OnnxEncoder:
         self._bias[OUT_OF_VOCABULARY] = -np.inf
         self._bias_edition = 0
         self._ort: Any = importlib.import_module("onnxruntime")
-        self._artefact, self._threads = artefact, threads
+        self._artefact, self._threads, self._as_device = artefact, threads, as_device
         self._contents = {name: content for name, content in contents.items() if name.endswith(".onnx")}
         self._wanted = _wanted_providers(self._ort, providers)
         self._lengths = np.maximum(np.linalg.norm(self._embeddings, axis=1), _LENGTH_MIN)
         self.reopen()
-        _check_shapes(self._sessions.advance.stages[0], self.manifest, artefact)
         if providers == "cuda" and self.provider != "CUDAExecutionProvider":
             raise ModelError("CUDA was asked for but ONNX Runtime could not start it; see `headwater doctor`")
 
@@ -93,21 +106,44 @@ class OnnxEncoder:
         Raises:
             ModelError: ONNX Runtime refuses a graph.
         """
-        stages = [self._open(name) for name in stage_files(self.manifest.blocks)]
-        device = device_of(stages[0])
-        embeddings = held_on(self._ort, self._embeddings, device)
-        recurrence = in_place if device == "cpu" else OnDevice(self._open(RECURRENCE_FILE), device)
-        advance = Advance(stages, recurrence, self._decay, embeddings, self.manifest.vector_width, device)
-        edition = self._bias_edition  # before the copy: what changes meanwhile is of a later edition
-        ranker = Ranker(self._ort, self._open(RANK_FILE), self._embeddings, self._bias, device, edition)
-        self._sessions = _Sessions(advance, ranker)
+        step = self._open(DEVICE_STEP_FILE, captures=True) if self._wants_device else None
+        if step is None or (device_of(step) == "cpu" and not self._as_device):
+            self._sessions = self._on_cpu()
+            return
+        expected = {"item_embeddings": self.manifest.vector_width, "hidden": self.manifest.hidden_width}
+        _check_shapes(step, expected, self._artefact / DEVICE_STEP_FILE)
+        device, is_half = device_of(step), self.manifest.precision == "fp16"
+        embeddings = on_device(self._ort, self._embeddings, device)
+        advance = DeviceAdvance(self._ort, step, self._open(DEVICE_PUT_FILE), embeddings, device)
+        matrix = self._embeddings.astype(np.float16) if is_half else self._embeddings
+        ranker = self._ranker(DEVICE_RANK_FILE, on_device(self._ort, matrix, device) if is_half else embeddings, device)
+        self._sessions = _Sessions(advance, ranker, step.get_providers()[0])
 
-    def _open(self, name: str) -> Any:
-        return open_session(self._ort, self._contents[name], self._wanted, self._threads, self._artefact / name)
+    @property
+    def _wants_device(self) -> bool:
+        return self._as_device or self._wanted[0] != "CPUExecutionProvider"
+
+    def _on_cpu(self) -> _Sessions:
+        stages = [self._open(name) for name in stage_files(self.manifest.blocks)]
+        expected = {
+            "item_embeddings": self.manifest.vector_width,
+            "u": self.manifest.hidden_width / self.manifest.blocks,
+        }
+        _check_shapes(stages[0], expected, self._artefact / stage_files(self.manifest.blocks)[0])
+        advance = Advance(stages, self._decay, self._embeddings)
+        return _Sessions(advance, self._ranker(RANK_FILE, self._embeddings, "cpu"), stages[0].get_providers()[0])
+
+    def _ranker(self, file: str, matrix: Any, device: str) -> Ranker:
+        edition = self._bias_edition  # before the copy: what changes meanwhile is of a later edition
+        return Ranker(self._ort, self._open(file), matrix, self._bias, device, edition)
+
+    def _open(self, name: str, *, captures: bool = False) -> Any:
+        model, path = self._contents[name], self._artefact / name
+        return open_session(self._ort, model, self._wanted, self._threads, path, captures=captures)
 
     def fall_back(self) -> bool:
         """Reopen on the CPU; False where the sessions are there already."""
-        if self._sessions.advance.device == "cpu":
+        if self._sessions.provider == "CPUExecutionProvider":
             return False
         self._wanted = _wanted_providers(self._ort, "cpu")
         self.reopen()
@@ -116,7 +152,7 @@ class OnnxEncoder:
     @property
     def provider(self) -> str:
         """The execution provider that the sessions really got."""
-        return str(self._sessions.advance.stages[0].get_providers()[0])
+        return self._sessions.provider
 
     @property
     def version(self) -> str:
@@ -244,10 +280,8 @@ def _array(path: Path, content: bytes, shape: tuple[int, ...]) -> NDArray[np.flo
     return array
 
 
-def _check_shapes(first_stage: Any, manifest: Manifest, artefact: Path) -> None:
-    path = artefact / stage_files(manifest.blocks)[0]
-    shapes = {tensor.name: tensor.shape for tensor in (*first_stage.get_inputs(), *first_stage.get_outputs())}
-    expected = {"item_embeddings": manifest.vector_width, "u": manifest.hidden_width / manifest.blocks}
+def _check_shapes(session: Any, expected: Mapping[str, float], path: Path) -> None:
+    shapes = {tensor.name: tensor.shape for tensor in (*session.get_inputs(), *session.get_outputs())}
     for name, width in expected.items():
         actual = shapes.get(name, [None])[-1]
         if actual != width:

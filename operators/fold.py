@@ -88,7 +88,7 @@ def _owed_steps(
 ) -> tuple[list[int], PackedJobs]:
     """Who is owed steps, and those: the batch's inputs, with the job of each of the others in the place of its part."""
     lengths = np.diff(bounds)
-    hidden = [state.hidden for state in states]
+    hidden, kept = [state.hidden for state in states], [state.kept for state in states]
     pieces: list[Sequence[NDArray[np.int64]]] = []
     at = 0
     for n, (job, *_) in others.items():
@@ -97,12 +97,14 @@ def _owed_steps(
         lengths[n] = 0 if job is None else len(job.rows)
         if job is not None:
             hidden[n] = job.hidden
+            kept[n] = 0 if job.hidden is None else kept[n]
             pieces.append(job[1:])
     pieces.append([column[at:] for column in inputs])
     rows, types, gaps = (np.concatenate(column) for column in zip(*pieces, strict=True))
     owed: list[int] = np.flatnonzero(lengths).tolist()
     before = stacked([hidden[n] for n in owed], hidden_width)
-    return owed, PackedJobs(before, rows, types, gaps, np.cumsum(lengths[owed]))
+    kept_of_owed = np.array([kept[n] for n in owed], np.int64)
+    return owed, PackedJobs(before, rows, types, gaps, np.cumsum(lengths[owed]), kept_of_owed)
 
 
 def fresh_events(folded: FoldedBatch, events: Columns, bounds: Sequence[int]) -> tuple[Columns, NDArray[np.int64]]:

@@ -73,6 +73,11 @@ class PackedJobs(NamedTuple):
     """(P,) inputs of the events, each of the three."""
     ends: NDArray[np.int64]
     """(B,) the events of user n are those from ``ends[n - 1]``, or 0, up to ``ends[n]``."""
+    kept: NDArray[np.int64] | None = None
+    """(B,) where the encoder itself has each state before the events, 0 for nowhere; none of them is two users'.
+
+    An encoder that keeps states writes here where it has the new ones, when it is through with all of them.
+    """
 
 
 class Encoder(Protocol):
@@ -182,7 +187,7 @@ def advance_by_steps(
 
     The first call takes everybody's first event, the next one the second events of those who have one, and so on.
     """
-    hidden, *columns, ends = packed
+    hidden, *columns, ends, _ = packed
     lengths = np.diff(ends, prepend=0)
     states, vectors = step(hidden, *(column[ends - lengths] for column in columns))
     for n in range(1, int(lengths.max(initial=0))):

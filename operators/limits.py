@@ -17,6 +17,7 @@ __all__ = [
     "covisitation_successors_max",
     "dead_letter_bytes_max",
     "dead_letter_record_bytes_max",
+    "device_users_max",
     "drain_max_s",
     "encoder_backoff_max_s",
     "encoder_call_events_max",
@@ -106,6 +107,8 @@ align_wait_ms: Final = 200
 """How long a partition's events wait for another topic of theirs that is known to have more."""
 encoder_call_events_max: Final = 2_048
 """Events of one pass through the encoder, and one user's more: about 4 KB of memory each."""
+device_users_max: Final = 65_536
+"""Users whose states a GPU keeps, 2 KB each."""
 score_batch_lists: Final = 256
 """Rows of one scoring call: bounds the score matrix to rows x catalogue x 4 bytes."""
 

@@ -174,6 +174,9 @@ def _refresh(states: Sequence[UserState], folded: FoldedBatch, encoder: Encoder)
     for n, user_state in enumerate(owed):
         # Copies: a view would keep the whole batch's arrays alive as long as any of its users is cached.
         user_state.hidden, user_state.vector = hidden[n].copy(), vectors[n].copy()
+    if folded.steps.kept is not None:
+        for user_state, kept in zip(owed, folded.steps.kept.tolist(), strict=True):
+            user_state.kept = kept
     return True
 
 

@@ -71,6 +71,7 @@ class UserState:
         erased_until_ms: event time up to which events are refused because the user was erased; -1 for never.
         rows: of the history's items in the item matrix of the model in use; None where nobody has looked them up. It
             is not stored.
+        kept: where the encoder in use has ``hidden`` too, as ``operators.interest.PackedJobs`` says. It is not stored.
         hidden: (S,) float32 recurrent state, or None before the first event.
         vector: (D,) float32 interest vector, or None before the first event.
     """
@@ -82,6 +83,7 @@ class UserState:
         "fingerprints",
         "hidden",
         "item_ids",
+        "kept",
         "known_count",
         "late_count",
         "model_version",
@@ -105,6 +107,7 @@ class UserState:
         self.times_ms: array[int] = array("q")
         self.fingerprints: array[int] = array("Q")
         self.rows: array[int] | None = None
+        self.kept = 0
         self.hidden: NDArray[np.float32] | None = None
         self.vector: NDArray[np.float32] | None = None
 
@@ -132,6 +135,7 @@ class UserState:
         self.model_version = ""
         self.known_count = self.unknown_count = 0
         self.hidden = self.vector = None
+        self.kept = 0
 
     @property
     def history_items(self) -> list[str]:

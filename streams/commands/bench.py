@@ -64,6 +64,9 @@ def encoder(
     batch: Annotated[
         list[int] | None, typer.Option("--batch", help="Users in a call, several times for several; 1 to 1024 without.")
     ] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="Its directory, say of one in fp16; the package's own without it.")
+    ] = None,
     rounds: Rounds = 5,
     as_json: Json = False,
 ) -> None:
@@ -71,6 +74,7 @@ def encoder(
     from streams.bench.encoder import EncoderOptions, run, show
 
     options = EncoderOptions(device=device, rounds=rounds)
+    options = replace(options, model=model) if model else options
     result = run(replace(options, batches=tuple(batch)) if batch else options, echo=_progress)
     out(result) if as_json else show(result)
 

@@ -199,7 +199,7 @@ def of_steps(folded: FoldedBatch, user: int) -> list[Any]:
     if user not in folded.owed:
         return []
     at = folded.owed.index(user)
-    hidden, *columns, ends = folded.steps
+    hidden, *columns, ends, _ = folded.steps
     part = slice(ends[at - 1] if at else 0, ends[at])
     return [hidden[at].tolist(), *_lists([column[part] for column in columns])]
 
@@ -248,6 +248,8 @@ def test_a_batch_of_users_is_folded_as_its_users_one_by_one(drawn: list[list[Dra
         events += [[]] * (len(users) - len(present))
         bounds = np.cumsum([0, *map(len, events)]).tolist()
         states = [looked_up(together[user].state) for user in users]
+        for user, state in zip(users, states, strict=True):
+            state.kept = 0 if state.hidden is None else 1 + user
         came = [one for of_user in events for one in of_user]
         columns = Columns.of(came)
         folded = fold_all(states, columns, bounds, encoder)
@@ -259,6 +261,12 @@ def test_a_batch_of_users_is_folded_as_its_users_one_by_one(drawn: list[list[Dra
         assert [fresh.event(at) for at in range(fresh.size)] == list(compress(came, folded.is_fresh.tolist()))
         assert folded[3:] == tuple(sum(outcome[at] for outcome in outcomes) for at in range(2, 6))
         assert [of_steps(folded, place) for place in range(len(users))] == [of_job(outcome.job) for outcome in outcomes]
+        jobs = [outcomes[place].job for place in folded.owed]
+        assert folded.steps.kept is not None
+        assert folded.steps.kept.tolist() == [
+            0 if job is None or job.hidden is None else 1 + users[place]
+            for place, job in zip(folded.owed, jobs, strict=True)
+        ]
         if folded.owed:
             hidden, vectors = encoder.advance(folded.steps)
             for at, place in enumerate(folded.owed):

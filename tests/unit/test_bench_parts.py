@@ -1,11 +1,13 @@
 """The benches of the parts: exact searches, the worker without a model, the arithmetic beside the figures."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from models.ceiling import flops_per_event, flops_per_list, matmul_flops_per_s
+from models.compress import compress
 from models.metrics import recall_of
 from models.runtime import DEFAULT_ARTEFACT, OnnxEncoder
 from operators.batches import decode_chunks
@@ -77,11 +79,15 @@ def test_times_are_interleaved_and_of_the_processor() -> None:
     assert medians_us("us", [3.0, 1.0, 2.0]) == {"us": 2.0, "us_spread": {"min": 1.0, "max": 3.0}}
 
 
-def test_multiplications_of_the_model(encoder: OnnxEncoder) -> None:
+def test_multiplications_of_the_model(encoder: OnnxEncoder, tmp_path: Path) -> None:
     # Two blocks: B 64 x 256, C 256 x 64, W1 64 x 256, W2 256 x 64 of D = 64 and H = 128.
     assert flops_per_event(DEFAULT_ARTEFACT) == 2 * 2 * (4 * 64 * 256)
     assert flops_per_list(encoder) == 2 * encoder.manifest.items * 64
     assert matmul_flops_per_s(encoder, seconds=0.0) > 1e8
+    for precision in ("fp16", "int8"):  # as many in whatever is multiplied
+        (tmp_path / precision).mkdir()
+        compress(DEFAULT_ARTEFACT, tmp_path / precision, precision)
+        assert flops_per_event(tmp_path / precision) == flops_per_event(DEFAULT_ARTEFACT)
 
 
 def test_the_encoder_bench_compares_with_the_arithmetic() -> None:

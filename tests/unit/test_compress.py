@@ -82,6 +82,30 @@ def test_eigenvalues_stay_in_float32(tmp_path: Path) -> None:
     assert "1.b.weight" not in after
 
 
+def test_the_products_of_a_gpu_are_in_fp16_where_the_model_is_and_its_lists_in_fp32(
+    reference: OnnxEncoder, tmp_path: Path
+) -> None:
+    kinds = {1: "fp32", 10: "fp16"}
+    products: dict[Precision, set[str]] = {}
+    for precision in ("fp16", "int8"):
+        (tmp_path / precision).mkdir()
+        compress(DEFAULT_ARTEFACT, tmp_path / precision, precision)
+        model = onnx.shape_inference.infer_shapes(onnx.load(str(tmp_path / precision / "device_step.onnx")))
+        types = {value.name: kinds.get(value.type.tensor_type.elem_type) for value in model.graph.value_info}
+        products[precision] = {str(types[node.output[0]]) for node in model.graph.node if node.op_type == "Gemm"}
+        states = [node.output[0] for node in model.graph.node if node.op_type == "ScatterND"][:-1]
+        assert {types[name] for name in states} == {"fp32"}
+    assert products == {"fp16": {"fp16"}, "int8": {"fp32"}}
+    half = OnnxEncoder(tmp_path / "fp16", providers="cpu", as_device=True)
+    vectors = np.random.default_rng(4).standard_normal((50, 64)).astype(np.float32)
+    exact = vectors.astype(np.float64) @ half.embeddings(np.arange(13_344)).T.astype(np.float64) + half.item_bias
+    scores, rows = half.top_k(vectors, 10)
+    assert np.abs(scores - np.take_along_axis(exact, rows, axis=1)).max() < 1e-5
+    expected = np.argsort(-exact, axis=1)[:, :10]
+    assert np.mean([len({*one} & {*other}) for one, other in zip(rows, expected, strict=True)]) >= 9.9
+    assert half.top_k(vectors, 13_344)[1].shape == (50, 13_344)
+
+
 def test_what_would_change_the_lists_is_refused_and_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

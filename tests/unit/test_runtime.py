@@ -1,23 +1,18 @@
 import json
 import math
 import shutil
-from collections.abc import Callable
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 
-from models.advance import OnDevice, in_place
+from models.advance import Advance
 from models.errors import ModelError
-from models.graphs import recurrence_graph
 from models.manifest import load_artefact, load_manifest, model_files, stage_files, version_of
 from models.runtime import DEFAULT_ARTEFACT, OnnxEncoder
-from models.sessions import open_session
 from operators import limits
-from operators.interest import EVENT_TYPES, GAP_BUCKETS, OUT_OF_VOCABULARY, Encoder, Job, PackedJobs, refresh, step
+from operators.interest import EVENT_TYPES, GAP_BUCKETS, OUT_OF_VOCABULARY, Encoder, Job, refresh, step
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +128,17 @@ def test_users_of_any_number_of_events_in_one_call_come_to_the_float64_full_pass
     assert np.abs(refresh(encoder, rests)[1] - expected).max() <= 1e-5
 
 
+class Counted:
+    """The last stage's session; notes the users of each call."""
+
+    def __init__(self, session: Any, users: list[int]) -> None:
+        self._session, self._users = session, users
+
+    def run(self, outputs: Any, inputs: Any) -> Any:
+        self._users.append(len(inputs["places"]))
+        return self._session.run(outputs, inputs)
+
+
 def test_calls_of_a_few_events_each_come_to_the_same(encoder: OnnxEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = [3, 1, 60, 17, 1, 8, 2, 33]
     rng = np.random.default_rng(4)
@@ -143,59 +149,15 @@ def test_calls_of_a_few_events_each_come_to_the_same(encoder: OnnxEncoder, monke
     hidden, vectors = refresh(encoder, jobs)
     monkeypatch.setattr(limits, "encoder_call_events_max", 20)
     parts = list[int]()
-    recurrence = encoder._sessions.advance.recurrence
-
-    def counted(u: Any, ends: Any, *rest: Any) -> Any:
-        parts.append(len(ends))
-        return recurrence(u, ends, *rest)
-
-    monkeypatch.setattr(
-        encoder, "_sessions", encoder._sessions._replace(advance=encoder._sessions.advance._replace(recurrence=counted))
-    )
+    sessions = encoder._sessions
+    assert isinstance(sessions.advance, Advance)
+    *others, last = sessions.advance.stages
+    stages = [*others, Counted(last, parts)]
+    monkeypatch.setattr(encoder, "_sessions", sessions._replace(advance=sessions.advance._replace(stages=stages)))
     in_parts = refresh(encoder, jobs)
-    assert parts[::2] == [2, 1, 4, 1]  # two blocks; 3 + 1, 60, 17 + 1 + 8 + 2, 33 events
+    assert parts == [2, 1, 4, 1]  # 3 + 1, 60, 17 + 1 + 8 + 2, 33 events
     assert np.abs(in_parts[0] - hidden).max() <= 1e-5
     assert np.abs(in_parts[1] - vectors).max() <= 1e-5
-
-
-def on_device(array: np.ndarray) -> Any:
-    """As on a GPU, where a call's tensors are bound to it."""
-    return onnxruntime.OrtValue.ortvalue_from_numpy(array, "cpu", 0)
-
-
-def bundled_recurrence() -> bytes:
-    return load_artefact(DEFAULT_ARTEFACT)[1]["recurrence.onnx"]
-
-
-def exported_recurrence() -> bytes:
-    pytest.importorskip("onnx")
-    return recurrence_graph()
-
-
-@pytest.mark.parametrize("graph", [bundled_recurrence, exported_recurrence])
-def test_the_recurrence_of_a_gpu_and_tensors_that_stay_there_come_to_the_same(
-    encoder: OnnxEncoder, graph: Callable[[], bytes]
-) -> None:
-    session = open_session(onnxruntime, graph(), [encoder.provider], 1)
-    plain = encoder._sessions.advance
-    staying = on_device(plain.item_embeddings)
-    rng = np.random.default_rng(6)
-    for lengths in ([1], [1, 1, 1], [2, 1], [1, 2, 3, 4, 5, 8, 9, 16, 17], [300, 1, 299]):
-        hidden = rng.standard_normal((len(lengths), 512), np.float32)
-        packed = PackedJobs(hidden, *random_inputs(encoder, (sum(lengths),)), np.cumsum(lengths))
-        for held, recurrence in product((plain.item_embeddings, staying), (in_place, OnDevice(session, "cpu"))):
-            other = plain._replace(recurrence=recurrence, item_embeddings=held)
-            for theirs, ours in zip(other(packed), plain(packed), strict=True):
-                assert np.abs(theirs - ours).max() <= 1e-5 * max(1, np.abs(ours).max())
-
-
-def test_items_that_stay_on_the_device_are_ranked_alike(encoder: OnnxEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    vectors = np.random.default_rng(2).standard_normal((5, 64)).astype(np.float32)
-    scores, rows = encoder.top_k(vectors, 20)
-    ranker: Any = encoder._sessions.ranker
-    monkeypatch.setattr(ranker, "_held", {name: on_device(array) for name, array in ranker._held.items()})
-    for theirs, ours in zip(encoder.top_k(vectors, 20), (scores, rows), strict=True):
-        assert np.array_equal(theirs, ours)
 
 
 def test_nobody_is_advanced(encoder: OnnxEncoder) -> None:
@@ -337,7 +299,7 @@ def _decode_manifest_only(copy: Path) -> Any:
     [
         ({"event_types": ["view", "purchase"]}, r"event types \['view', 'click', 'purchase'\], the model \['view'"),
         ({"gap_buckets": 12}, "gap buckets 28, the model 12"),
-        ({"format": 7}, "format 7, expected 3"),
+        ({"format": 7}, "format 7, expected 4"),
         ({"items": 12}, "must hold 12 distinct ids, has 13344"),
         (
             {"vector_width": 32},
