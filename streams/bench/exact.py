@@ -3,7 +3,9 @@
 import importlib
 import importlib.util
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,18 +26,26 @@ Found = tuple[NDArray[np.float32], NDArray[np.int64]]
 Search = Callable[[NDArray[np.float32]], Found]
 
 
-class Catalogue(NamedTuple):
+@dataclass(frozen=True)
+class Catalogue:
     """Item matrix (N, D) and biases (N,), all finite."""
 
     embeddings: NDArray[np.float32]
     bias: NDArray[np.float32]
 
-    def augmented(self, rows: int = 0) -> NDArray[np.float32]:
-        """(N, D + 1): an inner product with a vector that ends in 1 is a score; padded to ``rows`` that never win."""
-        whole = np.concatenate([self.embeddings, self.bias[:, None]], axis=1)
-        padding = np.zeros((max(rows - len(whole), 0), whole.shape[1]), np.float32)
-        padding[:, -1] = np.float32(-1e30)
-        return np.concatenate([whole, padding])
+    def augmented(self) -> NDArray[np.float32]:
+        """(N, D + 1): an inner product with a vector that ends in 1 is a score."""
+        return np.concatenate([self.embeddings, self.bias[:, None]], axis=1)
+
+    @cached_property
+    def transposed(self) -> NDArray[np.float32]:
+        """(D + 1, N) of ``augmented``, filled up to whole groups by items that never win."""
+        items, width = self.embeddings.shape
+        whole = np.zeros((width + 1, -(-items // _GROUP_MEMBERS) * _GROUP_MEMBERS), np.float32)
+        whole[:-1, :items] = self.embeddings.T
+        whole[-1] = -1e30
+        whole[-1, :items] = self.bias
+        return whole
 
 
 def searches(catalogue: Catalogue, k: int) -> dict[str, Search | None]:
@@ -69,13 +79,13 @@ def _in_parts(search: Search, items: int) -> Search:
 
 
 def _argpartition(catalogue: Catalogue, k: int) -> Search:
-    transposed = np.ascontiguousarray(catalogue.augmented().T)
+    transposed = catalogue.transposed
     return lambda vectors: _best(extended(vectors) @ transposed, k)
 
 
 def _blocks(catalogue: Catalogue, k: int) -> Search:
     """The k best of each block of items, then of all blocks: scores never leave the cache."""
-    transposed = np.ascontiguousarray(catalogue.augmented().T)
+    transposed = catalogue.transposed
     starts = range(0, transposed.shape[1], _BLOCK_ITEMS)
 
     def search(vectors: NDArray[np.float32]) -> Found:
@@ -95,8 +105,8 @@ def _blocks(catalogue: Catalogue, k: int) -> Search:
 def _group_maxima(catalogue: Catalogue, k: int) -> Search:
     """The k best lie in the k groups of the greatest maxima: only maxima and members of k groups are searched."""
     members = _GROUP_MEMBERS if len(catalogue.bias) >= k * _GROUP_MEMBERS else 1
-    groups = -(-len(catalogue.bias) // members)
-    transposed = np.ascontiguousarray(catalogue.augmented(groups * members).T)
+    transposed = catalogue.transposed
+    groups = transposed.shape[1] // members
     offsets = (np.arange(members) * groups)[None, None, :]
 
     def search(vectors: NDArray[np.float32]) -> Found:
