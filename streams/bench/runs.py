@@ -26,6 +26,7 @@ __all__ = [
     "Stretch",
     "Worker",
     "create_topics",
+    "processor_us_of",
     "read_back",
     "run_headwater",
     "run_naive",
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 _METRICS_TIMEOUT_S: Final = 5.0
-_READY_S_MAX: Final = 300.0
+_READY_S_MAX: Final = 900.0
 _READY_POLL_S: Final = 0.02
 _STAGE: Final = 'headwater_stage_seconds_sum{stage="'
 _PROCESSOR: Final = 'headwater_processor_seconds_total{thread="'
@@ -250,6 +251,19 @@ def _check_complete(lists: Sequence[Listed], backlog: Backlog) -> None:
 def stage_seconds(metrics: Mapping[str, float]) -> dict[str, float]:
     """A worker's seconds by stage, out of its metrics."""
     return _by_label(metrics, _STAGE)
+
+
+def processor_us_of(before: Sequence[Mapping[str, float]], after: Sequence[Mapping[str, float]]) -> float:
+    """Microseconds of processor time an event between two looks at the metrics of all workers.
+
+    Raises:
+        BenchError: no event came in between.
+    """
+    seconds = [sum(sum(_by_label(each, _PROCESSOR).values()) for each in metrics) for metrics in (before, after)]
+    events = [sum(each.get("headwater_records_total", 0.0) for each in metrics) for metrics in (before, after)]
+    if events[1] <= events[0]:
+        raise BenchError("the events were too few to time: none were left when the workers were ready; raise --events")
+    return 1e6 * (seconds[1] - seconds[0]) / (events[1] - events[0])
 
 
 def _by_label(metrics: Mapping[str, float], head: str) -> dict[str, float]:

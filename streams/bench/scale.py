@@ -25,10 +25,10 @@ from operators.events import JSON_HEADERS
 from streams.bench.freshness import load_generator
 from streams.bench.lab import PURCHASE, Backlog, BenchError, Lab, backlog_of, batches_of, fill_topics, laboratory
 from streams.bench.load import LoadConfig, Trace
-from streams.bench.runs import Worker, create_topics, read_back, serving
+from streams.bench.runs import Worker, create_topics, processor_us_of, read_back, serving
 from streams.bench.slopes import slope_of
 from streams.bench.summary import machine, setting, versions
-from streams.bench.synthetic import artefact_with_items, event_value, stored_states, user_id
+from streams.bench.synthetic import artefact_with_items, event_value, state_values, stored_states, user_id
 from streams.chaos.vitals import rss_mb
 from streams.settings import TopicSettings
 from streams.topics import changelog_topic
@@ -45,6 +45,7 @@ AXES: Final[Mapping[str, tuple[int, ...]]] = {
 }
 _FIGURES: Final = {
     "events_per_s": "events/s",
+    "processor_us": "processor us an event",
     "p50_ms": "p50 ms",
     "p99_ms": "p99 ms",
     "memory_mb": "memory MB",
@@ -57,7 +58,9 @@ _LOAD_S: Final = 2.0
 _DAY_MS: Final = 24 * 3600 * 1000
 _FIRST_MS: Final = 1_700_000_000_000
 _STATES_AT_ONCE: Final = 50_000
+_COPIES: Final = 2.5
 _MB: Final = 1e6
+_GB: Final = 1e9
 
 Echo = Callable[[str], object]
 
@@ -144,7 +147,9 @@ def _backlog(encoder: OnnxEncoder, options: ScaleOptions, name: str) -> Backlog:
 
 
 async def _fill_changelog(lab: Lab, encoder: OnnxEncoder, options: ScaleOptions, topic: str) -> None:
-    states = stored_states(encoder, options.users, options.history, options.partitions)
+    values = state_values(encoder, options.history, options.users)
+    require_disk(lab.home, options.users * len(values[0]))
+    states = stored_states(values, options.users, options.partitions)
     async with lab.producer() as producer:
         parts: list[list[Any]] = [[] for _ in range(options.partitions)]
         for number, (partition, key, value) in enumerate(states, 1):
@@ -159,9 +164,25 @@ async def _fill_changelog(lab: Lab, encoder: OnnxEncoder, options: ScaleOptions,
                 parts = [[] for _ in range(options.partitions)]
 
 
+def require_disk(home: Path, states_bytes: int) -> None:
+    """Refuse what would fill the disk: states are on a topic and in a store, whose files are rewritten meanwhile.
+
+    Raises:
+        BenchError: there is not that much.
+    """
+    needed, free = _COPIES * states_bytes, shutil.disk_usage(home).free
+    if needed > free:
+        raise BenchError(
+            f"the states and their changelog need {needed / _GB:.1f} GB under {home}, where {free / _GB:.1f} GB are"
+            " free; set TMPDIR to a larger disk, or measure a smaller --size"
+        )
+
+
 def _measure(point: _Point) -> dict[str, float]:
     with _workers(point) as (workers, restore_s):
+        before = [worker.metrics() for worker in workers]
         asyncio.run(point.lab.wait_for_group(point.name, point.backlog, workers[0].process))
+        processor_us = processor_us_of(before, [worker.metrics() for worker in workers])
         measured = asyncio.run(read_back(point.lab, point.backlog, point.topics.recommendations))
         quantiles = _freshness(point)
         memory = sum(rss_mb(worker.process.pid) for worker in workers)
@@ -173,6 +194,7 @@ def _measure(point: _Point) -> dict[str, float]:
     return {
         "events_per_s": round(measured.stretch.events_per_s),
         "lists_per_event": round(measured.stretch.lists / measured.stretch.events, 4),
+        "processor_us": round(processor_us, 1),
         "p50_ms": quantiles["p50_ms"],
         "p99_ms": quantiles["p99_ms"],
         "memory_mb": round(memory, 1),

@@ -1,7 +1,7 @@
 """Users and catalogues beyond the real data: made, not measured, and whatever uses them says so."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -30,8 +30,9 @@ from operators.state import UserState
 from streams.bench.lab import PURCHASE, StoredRecord
 from streams.bench.ranking import catalogue_of
 
-__all__ = ["artefact_with_items", "event_value", "stored_states", "user_id"]
+__all__ = ["artefact_with_items", "event_value", "state_values", "stored_states", "user_id"]
 
+_STATES_MAX: Final = 256
 _DAY_MS: Final = 24 * 3600 * 1000
 _FIRST_MS: Final = 1_700_000_000_000
 
@@ -65,20 +66,16 @@ def artefact_with_items(directory: Path, items: int) -> Path:
     return directory
 
 
-def stored_states(
-    encoder: OnnxEncoder, users: int, history_events: int, partitions: int
-) -> Iterator[tuple[int, bytes, bytes]]:
-    """Partition, key and state of every user, each with a history of so many events of real items.
-
-    A few hundred histories are made by the core and given to all: their bytes are what a store and a topic carry.
-    """
-    values = _values(encoder, history_events, min(users, 256))
+def stored_states(values: Sequence[bytes], users: int, partitions: int) -> Iterator[tuple[int, bytes, bytes]]:
+    """Partition, key and state of every user; the states are given to the users in turn."""
     for number in range(users):
         key = user_id(number).encode()
         yield partition_of(key, partitions), key, values[number % len(values)]
 
 
-def _values(encoder: OnnxEncoder, history_events: int, count: int) -> list[bytes]:
+def state_values(encoder: OnnxEncoder, history_events: int, users: int) -> list[bytes]:
+    """A few hundred states that the core has made of so many events of real items each: what a store would hold."""
+    count = min(users, _STATES_MAX)
     random = np.random.default_rng(history_events)
     records: list[StoredRecord] = []
     for number in range(count):

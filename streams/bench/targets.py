@@ -112,6 +112,10 @@ _LOCK: Final = (
     " core's thread is never idle, and waits for the lock a quarter of its time. Next: one look-up of an event's item"
     " instead of two, and states and lists that are copied fewer times on their way to the broker"
 )
+_WORKERS: Final = (
+    "the workers share two cores with the broker. Where an event takes as much processor time with two workers as with"
+    " one (the table has it), cores are what is missing: measure with one more for each, the broker elsewhere"
+)
 _SHARED: Final = "broker, generator and worker share the machine's cores: measure with the broker on another machine"
 
 TARGETS: Final = (
@@ -135,5 +139,5 @@ TARGETS: Final = (
     Target("ms, p50 at half load", 15, False, "ms", _at_half_load("p50_ms"), _SHARED),
     Target("ms, p99 at half load", 50, False, "ms", _at_half_load("p99_ms"), _SHARED),
     Target("ms, p99.9 at half load", 150, False, "ms", _at_half_load("p999_ms"), _SHARED),
-    Target("times one worker, two workers", 1.8, True, "x", _two_workers, _SHARED),
+    Target("times one worker, two workers", 1.8, True, "x", _two_workers, _WORKERS),
 )

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from operators.batches import decode_chunks
-from streams.bench import ceilings, pipeline, runs, summary
+from streams.bench import ceilings, pipeline, runs, scale, summary
 from streams.bench.lab import Backlog, BenchError, Lab, Process, backlog_of, subprocess_environment
 from streams.bench.runs import Listed, stretch_of
 from tests.fakes import NOW_MS, FakeEncoder, items, record
@@ -49,6 +49,28 @@ def test_backlog_keeps_order_and_puts_a_user_in_one_partition() -> None:
         held = [[stored.value for stored in part if stored.key == user] for part in backlog.records]
         assert [values for values in held if values] == [[value for key, value in events if key == user]]
     assert all([stored.offset for stored in part] == list(range(len(part))) for part in backlog.records)
+
+
+def test_processor_time_of_all_workers_is_of_the_events_of_all() -> None:
+    def metrics(events: float, core: float, loop: float) -> dict[str, float]:
+        head = "headwater_processor_seconds_total"
+        return {"headwater_records_total": events, f'{head}{{thread="core"}}': core, f'{head}{{thread="loop"}}': loop}
+
+    before = [metrics(100, 1.0, 0.5), metrics(0, 1.0, 1.0)]
+    after = [metrics(1_100, 1.005, 0.505), metrics(1_000, 1.01, 1.0)]
+    assert runs.processor_us_of(before, after) == pytest.approx(10)
+    with pytest.raises(BenchError, match="too few to time"):
+        runs.processor_us_of(after, after)
+
+
+def test_states_that_the_disk_cannot_hold_are_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Usage:
+        free = 30_000_000_000
+
+    monkeypatch.setattr(scale.shutil, "disk_usage", lambda _home: Usage)
+    scale.require_disk(tmp_path, 11_000_000_000)
+    with pytest.raises(BenchError, match=r"need 32\.5 GB under .*, where 30\.0 GB are free; set TMPDIR"):
+        scale.require_disk(tmp_path, 13_000_000_000)
 
 
 def test_a_turn_finds_the_backlog_and_nothing_of_other_turns_in_the_file_cache(
