@@ -6,6 +6,7 @@ __all__ = [
     "abort_wait_s",
     "align_wait_ms",
     "batch_events_max",
+    "batch_lists_s_max",
     "boost_max",
     "cache_users_max",
     "catalog_items_max",
@@ -93,6 +94,8 @@ chunk_records_max: Final = 500
 """Records of one partition that a batch takes at a time: the grain of the merge over topics."""
 batch_events_max: Final = 7_000
 """Events that share one encoder batch and one settlement: of a backlog, the more the fewer states and lists."""
+batch_lists_s_max: Final = 2.0
+"""Time that a batch's lists may take; where they took longer the next batches are smaller, down to one event."""
 computed_batches_max: Final = 3
 """One whose lists are made, one whose states are updated meanwhile, and one that is ready for it."""
 settling_batches_max: Final = 4

@@ -95,6 +95,8 @@ class Engine:
         self._accepts = accepts
         self._pseudonyms = pseudonyms
         self._batch_events_max = min(batch_events_max, causes_max(topics))  # all may be of one user
+        self._batch_events_now = self._batch_events_max
+        """Fewer where a large catalogue makes lists slow: a rebalance must not wait for a batch for ever."""
         self._yield_after_ms = 1000 * yield_after_s if yield_after_s else None
         self._core = ThreadPoolExecutor(1, "headwater-core")
         self._lists = ThreadPoolExecutor(1, "headwater-lists")
@@ -171,6 +173,7 @@ class Engine:
             while not self.failed.done():
                 intakes, result = await computed.get()
                 work = await asyncio.wrap_future(await result)
+                self._note_pace(work)
                 if len(settling) == limits.settling_batches_max:
                     await settling.popleft()
                 self._computing -= 1
@@ -211,7 +214,7 @@ class Engine:
         async with self._changed:
             while True:
                 await self._changed.wait_for(lambda: self._may_gather() or self.failed.done())
-                taken = self._queue.take(self._batch_events_max, self._topics)
+                taken = self._queue.take(self._batch_events_now, self._topics)
                 self._metrics.totals["unaligned_total"] = self._queue.unaligned
                 intakes = [intake for intake in taken if self._accepts(intake)]
                 if intakes or self.failed.done():
@@ -225,9 +228,17 @@ class Engine:
     def _may_gather(self) -> bool:
         """A second batch is taken only when it is worth its while: what waits joins fewer lists in one batch."""
         if self._computing:
-            enough = min(self._batch_events_max // 2, limits.partition_queue_events_max)  # one partition may be all
-            return self._computing < limits.computed_batches_max and len(self._queue) >= enough
+            enough = min(self._batch_events_now // 2, limits.partition_queue_events_max)  # one partition may be all
+            return self._computing < limits.computed_batches_max and len(self._queue) >= max(enough, 1)
         return bool(self._queue)
+
+    def _note_pace(self, work: _Work) -> None:
+        """Batches shrink at once to what ``limits.batch_lists_s_max`` allows, and grow by doubling."""
+        events, seconds = work.effects.counts.records, work.begun.clock.lists_s
+        most = 2 * self._batch_events_now
+        if seconds > limits.batch_lists_s_max:
+            most = int(events * limits.batch_lists_s_max / seconds)
+        self._batch_events_now = max(1, min(most, self._batch_events_max))
 
     async def _wait_for_chunk(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -320,6 +331,10 @@ class _Stages:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._last = time.perf_counter()
+
+    @property
+    def lists_s(self) -> float:
+        return self.seconds.get("rank", 0.0) + self.seconds.get("lists", 0.0)
 
     def mark(self, stage: str) -> None:
         now = time.perf_counter()

@@ -2,6 +2,8 @@
 
 import asyncio
 import threading
+import time
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -87,6 +89,31 @@ def test_a_batch_is_no_larger_than_what_a_list_can_name(monkeypatch: pytest.Monk
         bench.checkpoint.let()
         await bench.until(lambda: bench.engine.pending_events == 0)
         assert max(len(causes(settled.effects)) for settled in bench.checkpoint.ended) == 2
+
+    run(scenario, batch_events_max=100)
+
+
+def test_a_batch_is_smaller_where_lists_are_slow_and_grows_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "batch_lists_s_max", 0.1)
+
+    async def scenario(bench: Bench) -> None:
+        top_k, delays_s = bench.encoder.top_k, [0.5]
+
+        def slow(*asked: Any) -> Any:
+            time.sleep(delays_s.pop() if delays_s else 0.0)
+            return top_k(*asked)
+
+        bench.encoder.top_k = slow
+        await bench.submit_records("view", [Arrived(*record(n, "ann", "item-1", NOW_MS), NOW_MS) for n in range(8)])
+        await bench.until(lambda: not delays_s)
+        for offset in range(8, 48):  # fewer than would be a batch beside the one in work
+            await bench.submit(offset)
+        await bench.until(lambda: bench.engine.pending_events == 0)
+        sizes = [len(causes(each.effects)) for each in bench.checkpoint.ended]
+        assert sizes[:2] == [8, 1], "0.5 s for 8 events are one in 0.1 s"
+        assert all(now <= 2 * before for before, now in pairwise(sizes[1:]))
+        assert max(sizes[2:]) >= 4
+        assert sum(sizes) == 48
 
     run(scenario, batch_events_max=100)
 
