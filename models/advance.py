@@ -30,6 +30,8 @@ class Advance(NamedTuple):
         vectors = np.empty((len(states), self.item_embeddings.shape[1]), np.float32)
         for users, part in calls_of(packed):
             vectors[users] = self._vectors(part, states[users])
+        if packed.kept is not None:
+            packed.kept[:] = 0
         return states, vectors
 
     def _vectors(self, packed: PackedJobs, states: NDArray[np.float32]) -> NDArray[np.float32]:

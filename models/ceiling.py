@@ -14,7 +14,7 @@ from models.manifest import load_artefact, stage_files
 from models.runtime import OnnxEncoder
 from models.sessions import device_of, open_session
 
-__all__ = ["flops_per_event", "flops_per_list", "matmul_flops_per_s"]
+__all__ = ["flops_per_event", "flops_per_list", "matmul_flops_per_s", "product_type"]
 
 _SIZE: Final = {"cpu": 768, "cuda": 8192}
 """Of the square matrices: large enough for full speed, and on a CPU within its second-level cache a panel at a time."""
@@ -47,18 +47,28 @@ def flops_per_list(encoder: OnnxEncoder) -> int:
     return 2 * encoder.manifest.items * encoder.vector_width
 
 
+def product_type(encoder: OnnxEncoder) -> type[np.floating[Any]]:
+    """Of the factors of the encoder's products where it is."""
+    is_half = encoder.manifest.precision == "fp16" and encoder.provider != "CPUExecutionProvider"
+    return np.float16 if is_half else np.float32
+
+
 def matmul_flops_per_s(
     encoder: OnnxEncoder, clock: Callable[[], float] = time.perf_counter, seconds: float = _SECONDS
 ) -> float:
-    """Peak of a float32 matrix product on the encoder's device, with its execution provider and one thread."""
+    """Peak of a matrix product on the encoder's device, with its execution provider and one thread.
+
+    In float32, but in fp16 where the device does those of a model in fp16 so.
+    """
     ort: Any = importlib.import_module("onnxruntime")
-    session = open_session(ort, matmul_graph(), [encoder.provider], 1)
+    kind = product_type(encoder)
+    session = open_session(ort, matmul_graph(kind), [encoder.provider], 1)
     device = device_of(session)
     size = _SIZE[device]
     draw = np.random.default_rng(0).standard_normal
     binding = session.io_binding()
     for name in ("a", "b"):
-        value = ort.OrtValue.ortvalue_from_numpy(draw((size, size), np.float32), device, 0)
+        value = ort.OrtValue.ortvalue_from_numpy(draw((size, size), np.float32).astype(kind), device, 0)
         binding.bind_ortvalue_input(name, value)
     binding.bind_output("c", device)
     session.run_with_iobinding(binding)

@@ -15,11 +15,12 @@ from models.device_graphs import half_products, shortlist_graph
 from models.errors import ModelError
 from models.evaluate import vectors_before
 from models.graphs import compressed
+from models.half_check import lists_in_half
 from models.manifest import (
     BIAS_FILE,
-    DEVICE_RANK_FILE,
     DEVICE_STEP_FILE,
     EMBEDDINGS_FILE,
+    SHORTLIST_FILE,
     Manifest,
     hash_files,
     load_artefact,
@@ -31,9 +32,9 @@ from models.metrics import rank_scores, recall_of
 from models.precision import PRECISIONS, Precision, pack_rows
 from models.runtime import OnnxEncoder
 from operators.drawn import drawn_rows
-from operators.interest import EVENT_TYPES, Job, refresh, step
+from operators.interest import EVENT_TYPES, Job, pack_jobs, refresh, step
 
-__all__ = ["OVERLAP_MIN", "Compressed", "compress", "compression_table", "overlap"]
+__all__ = ["OVERLAP_MIN", "Compressed", "compress", "compression_table", "overlap", "overlap_in_half"]
 
 OVERLAP_MIN: Final = 0.99
 """Mean share of a list of ten that a compressed model must leave as it was."""
@@ -97,7 +98,10 @@ def compress(source: Path, out: Path, precision: Precision) -> Manifest:
     """
     reference = OnnxEncoder(source, providers="cpu")
     manifest = _written(source, reference, out, precision, _feed_forward if precision == "int8" else _none)
-    kept = min(overlap(reference, OnnxEncoder(out, providers="cpu", as_device=each)) for each in (False, True))
+    compressed_model = OnnxEncoder(out, providers="cpu")
+    kept = overlap(reference, compressed_model)
+    if precision == "fp16":
+        kept = min(kept, overlap_in_half(reference, out, compressed_model))
     if kept < OVERLAP_MIN:
         raise ModelError(
             f"{precision} keeps {kept:.4f} of the lists of {manifest.name}, less than {OVERLAP_MIN};"
@@ -110,6 +114,14 @@ def overlap(reference: OnnxEncoder, other: OnnxEncoder) -> float:
     """Mean share of the reference's ten best items that are among the other's, over histories drawn by the model."""
     asked = _drawn(reference)
     return recall_of(_lists(other, asked), _lists(reference, asked))
+
+
+def overlap_in_half(reference: OnnxEncoder, directory: Path, other: OnnxEncoder) -> float:
+    """``overlap`` with what a GPU makes of the model in fp16 in ``directory``, which is ``other`` on a CPU."""
+    packed = pack_jobs(_histories(reference), reference.hidden_width)
+    matrix = other.embeddings(np.arange(other.manifest.items))
+    found = lists_in_half(directory, matrix, other.item_bias, packed, LIST_ITEMS)
+    return recall_of(found, _lists(reference, _drawn(reference)))
 
 
 def compression_table(source: Path, advance: Callable[[str, float], None] = lambda _w, _s: None) -> list[Compressed]:
@@ -162,10 +174,11 @@ def _written(source: Path, reference: OnnxEncoder, out: Path, precision: Precisi
             (out / name).write_bytes(compressed(contents[name], coarse))
         if precision == "fp16":
             (out / DEVICE_STEP_FILE).write_bytes(half_products((out / DEVICE_STEP_FILE).read_bytes()))
-            (out / DEVICE_RANK_FILE).write_bytes(shortlist_graph(manifest.vector_width))
+            (out / SHORTLIST_FILE).write_bytes(shortlist_graph(manifest.vector_width))
         matrix = reference.embeddings(np.arange(manifest.items))
         np.save(out / EMBEDDINGS_FILE, pack_rows(matrix, precision), allow_pickle=False)
-    files = hash_files(out, tuple(manifest.files))
+    names = (*manifest.files, SHORTLIST_FILE) if precision == "fp16" else tuple(manifest.files)
+    files = hash_files(out, names)
     version = version_of(manifest.name, files)
     figures = manifest.evaluations if precision == "fp32" else []  # those of another model say nothing of this one
     manifest = msgspec.structs.replace(manifest, version=version, files=files, precision=precision, evaluations=figures)
@@ -178,10 +191,14 @@ def _bytes(directory: Path, manifest: Manifest) -> int:
     return sum((directory / name).stat().st_size for name in names)
 
 
-def _drawn(reference: OnnxEncoder) -> _Asked:
+def _histories(reference: OnnxEncoder) -> list[Job]:
     rows = drawn_rows(reference, reference.manifest.items, _HISTORIES, _EVENTS)
     types, gaps = np.full(_EVENTS, _PURCHASE), np.minimum(np.arange(_EVENTS), 1)
-    jobs = [Job(None, line, types, gaps) for line in rows]
+    return [Job(None, line, types, gaps) for line in rows]
+
+
+def _drawn(reference: OnnxEncoder) -> _Asked:
+    jobs = _histories(reference)
 
     def vectors(encoder: OnnxEncoder) -> NDArray[np.float32]:
         return refresh(encoder, jobs)[1]

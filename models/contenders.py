@@ -86,6 +86,7 @@ class Contenders:
         unranked = [copy.copy(state) for state in states] if self._learning else []
         for state in unranked:
             state.rows = None  # those of the encoder: it has none for new items
+            state.kept = 0
         popular = popular_items(popularity, by_partition)
         for name, (policy, items) in self._contenders.items():
             beside = companions if policy.covisitation else None

@@ -4,6 +4,8 @@ What crosses to the device are the events' numbers and the states that it does n
 new states, which the changelog needs in any case, and the vectors. The same calls run on a CPU, to be tested.
 """
 
+import logging
+from contextlib import AbstractContextManager
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -16,6 +18,9 @@ from operators.interest import PackedJobs
 
 __all__ = ["DeviceAdvance"]
 
+log = logging.getLogger(__name__)
+
+_NOT_CAPTURED: Final = "-1"
 _SIZE_MIN: Final = 64
 """Events and users that a call is filled up to at least; then powers of two: each size is a graph of its own."""
 
@@ -45,16 +50,22 @@ class _Round(NamedTuple):
 class DeviceAdvance:
     """``operators.interest.Encoder.advance`` on one device, with the states of ``limits.device_users_max`` users.
 
+    A call writes no slot that it reads. So one that fails changes nothing, and one that is repeated does no more than
+    one that is not: ONNX Runtime repeats a thread's first call of a size until its graph is captured.
+
     Args:
         ort: the module ``onnxruntime``.
         step: session of ``models.device_graphs.step_graph``; where it captures graphs, one for each size of a call.
         put: session of ``models.device_graphs.put_graph``.
         item_embeddings: (N, D) ``OrtValue`` on the device.
         device: "cpu" or "cuda".
+        lock: held in every call. A graph cannot be captured while another thread uses the device.
     """
 
-    def __init__(self, ort: Any, step: Any, put: Any, item_embeddings: Any, device: str) -> None:
-        self._ort, self._step, self._put, self._device = ort, step, put, device
+    def __init__(
+        self, ort: Any, step: Any, put: Any, item_embeddings: Any, device: str, lock: AbstractContextManager[object]
+    ) -> None:
+        self._ort, self._step, self._put, self._device, self._lock = ort, step, put, device, lock
         self._item_embeddings = item_embeddings
         widths = {tensor.name: tensor.shape[-1] for tensor in step.get_outputs()}
         self._hidden_width, self._vector_width = int(widths["hidden"]), int(widths["vector"])
@@ -67,8 +78,9 @@ class DeviceAdvance:
         hidden = np.empty((len(packed.ends), self._hidden_width), np.float32)
         vectors = np.empty((len(packed.ends), self._vector_width), np.float32)
         names = np.zeros(len(packed.ends), np.int64)
-        for users, part in calls_of(packed):
-            names[users] = self._advance(part, hidden[users], vectors[users])
+        with self._lock:
+            for users, part in calls_of(packed):
+                names[users] = self._advance(part, hidden[users], vectors[users])
         if packed.kept is not None:
             packed.kept[:] = names
         return hidden, vectors
@@ -77,17 +89,22 @@ class DeviceAdvance:
         self, packed: PackedJobs, hidden: NDArray[np.float32], vectors: NDArray[np.float32]
     ) -> NDArray[np.int64]:
         """Fills hidden (B, S) and vectors (B, D); returns the names of the states (B,)."""
-        sources = self._slots.found(np.zeros(len(packed.ends), np.int64) if packed.kept is None else packed.kept)
-        targets = self._slots.taken(sources)
-        new = np.flatnonzero((sources == FRESH) & packed.hidden.any(axis=1))
+        names = np.zeros(len(packed.ends), np.int64) if packed.kept is None else packed.kept.copy()
+        slots = self._slots.found(names)
+        absent = np.flatnonzero(slots == FRESH)
+        new = absent[packed.hidden[absent].any(axis=1)]
         if len(new):
-            self._upload(targets[new], packed.hidden[new])
-            sources[new] = targets[new]
+            uploaded = self._slots.taken(len(new), keep=slots)
+            self._upload(uploaded, packed.hidden[new])
+            self._slots.name(uploaded, instead_of=slots[new])
+            slots[new] = uploaded
         for users, places, lengths in _rounds(packed.ends):
             columns = [column[places] for column in (packed.rows, packed.types, packed.gaps)]
-            hidden[users], vectors[users] = self._run(columns, lengths, sources[users], targets[users])
-            sources[users] = targets[users]
-        return self._slots.name(targets)
+            targets = self._slots.taken(len(users), keep=slots)
+            hidden[users], vectors[users] = self._run(columns, lengths, slots[users], targets)
+            names[users] = self._slots.name(targets, instead_of=slots[users])
+            slots[users] = targets
+        return names
 
     def _run(
         self,
@@ -130,13 +147,22 @@ class DeviceAdvance:
             binding.bind_ortvalue_input(name, value)
         for name, value in {"hidden": hidden, "vector": vector, "hold_after": self._hold}.items():
             binding.bind_ortvalue_output(name, value)
-        options = self._ort.RunOptions()
-        options.add_run_config_entry("gpu_graph_id", str(len(self._calls) + 1))
-        # The call that captures a graph runs it several times over, which must not be done to anybody's state.
         events.update_inplace(np.zeros(events.shape(), np.int64))
         of_users.update_inplace(np.repeat([[FRESH], [SCRATCH], [0], [0]], users, axis=1))
-        self._step.run_with_iobinding(binding, options)
-        return _Call(events, of_users, hidden, vector, binding, options)
+        return _Call(events, of_users, hidden, vector, binding, self._tried(binding, len(self._calls) + 1))
+
+    def _tried(self, binding: Any, number: int) -> Any:
+        """How calls of a size are run: as a captured graph, or, where that fails, one operation after the other."""
+        options = self._ort.RunOptions()
+        options.add_run_config_entry("gpu_graph_id", str(number))
+        try:
+            self._step.run_with_iobinding(binding, options)
+        except Exception as error:
+            log.warning("a call of the encoder cannot be captured, its operations are launched one by one: %s", error)
+            options = self._ort.RunOptions()
+            options.add_run_config_entry("gpu_graph_id", _NOT_CAPTURED)
+            self._step.run_with_iobinding(binding, options)
+        return options
 
     def _upload(self, slots: NDArray[np.int64], hidden: NDArray[np.float32]) -> None:
         binding = self._put.io_binding()

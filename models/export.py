@@ -24,7 +24,6 @@ from models.manifest import (
     BIAS_FILE,
     DECAY_FILE,
     DEVICE_PUT_FILE,
-    DEVICE_RANK_FILE,
     DEVICE_STEP_FILE,
     EMBEDDINGS_FILE,
     FORMAT,
@@ -105,8 +104,7 @@ def _write(checkpoint: Path, directory: Path, echo: Callable[[str], None]) -> Ma
     np.save(directory / DECAY_FILE, decay, allow_pickle=False)
     (directory / DEVICE_STEP_FILE).write_bytes(step_graph(weights, decay))
     (directory / DEVICE_PUT_FILE).write_bytes(put_graph(2 * decay.shape[2] * blocks))
-    for file in (RANK_FILE, DEVICE_RANK_FILE):
-        (directory / file).write_bytes(rank_graph(embeddings.shape[1]))
+    (directory / RANK_FILE).write_bytes(rank_graph(embeddings.shape[1]))
     np.save(directory / EMBEDDINGS_FILE, embeddings, allow_pickle=False)
     np.save(directory / BIAS_FILE, bias, allow_pickle=False)
     (directory / VOCABULARY_FILE).write_bytes(msgspec.json.encode(saved["items"]))

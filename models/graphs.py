@@ -79,15 +79,15 @@ def rank_graph(width: int) -> bytes:
     )
 
 
-def matmul_graph() -> bytes:
+def matmul_graph(kind: type[np.floating[Any]] = np.float32) -> bytes:
     """a (M, K), b (K, N) -> c (M, N): what a processor does at most."""
     graph = Graph()
-    kinds: Any = importlib.import_module("onnx").TensorProto
+    element = graph.helper.np_dtype_to_tensor_dtype(np.dtype(kind))
     graph.op("MatMul", "a", "b", to="c")
     return graph.model(
         "matmul",
-        {"a": (kinds.FLOAT, ["rows", "inner"]), "b": (kinds.FLOAT, ["inner", "columns"])},
-        {"c": (kinds.FLOAT, ["rows", "columns"])},
+        {"a": (element, ["rows", "inner"]), "b": (element, ["inner", "columns"])},
+        {"c": (element, ["rows", "columns"])},
     )
 
 

@@ -15,13 +15,13 @@ __all__ = [
     "BIAS_FILE",
     "DECAY_FILE",
     "DEVICE_PUT_FILE",
-    "DEVICE_RANK_FILE",
     "DEVICE_STEP_FILE",
     "EMBEDDINGS_FILE",
     "FORMAT",
     "FUSION_FILE",
     "LOG_FILE",
     "RANK_FILE",
+    "SHORTLIST_FILE",
     "VOCABULARY_FILE",
     "Evaluation",
     "Manifest",
@@ -39,7 +39,8 @@ DECAY_FILE: Final = "decay.npy"
 RANK_FILE: Final = "rank.onnx"
 DEVICE_STEP_FILE: Final = "device_step.onnx"
 DEVICE_PUT_FILE: Final = "device_put.onnx"
-DEVICE_RANK_FILE: Final = "device_rank.onnx"
+SHORTLIST_FILE: Final = "device_shortlist.onnx"
+"""Of a model in fp16, in the place of ``RANK_FILE`` on a device."""
 EMBEDDINGS_FILE: Final = "item_embeddings.npy"
 BIAS_FILE: Final = "item_bias.npy"
 VOCABULARY_FILE: Final = "vocabulary.json"
@@ -94,7 +95,7 @@ def stage_files(blocks: int) -> tuple[str, ...]:
 def model_files(blocks: int) -> tuple[str, ...]:
     """The files that every model of so many blocks has."""
     of_encoder = (*stage_files(blocks), DECAY_FILE, DEVICE_STEP_FILE, DEVICE_PUT_FILE)
-    return (*of_encoder, RANK_FILE, DEVICE_RANK_FILE, EMBEDDINGS_FILE, BIAS_FILE, VOCABULARY_FILE)
+    return (*of_encoder, RANK_FILE, EMBEDDINGS_FILE, BIAS_FILE, VOCABULARY_FILE)
 
 
 def hash_files(directory: Path, names: tuple[str, ...]) -> dict[str, str]:

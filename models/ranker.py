@@ -1,5 +1,6 @@
 """Exact top k over a catalogue that stays on the device; only vectors, scores and rows cross."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 import numpy as np
@@ -25,6 +26,7 @@ class Ranker:
         bias: (N,); -inf for items that are never to be found.
         device: "cpu" or "cuda".
         bias_edition: of the biases, a number of the caller's.
+        lock: held while the device is used.
     """
 
     def __init__(
@@ -33,9 +35,11 @@ class Ranker:
         session: Any,
         embeddings: Any,
         bias: NDArray[np.float32],
-        device: str,
+        device: str = "cpu",
         bias_edition: int = 0,
+        lock: AbstractContextManager[object] | None = None,
     ) -> None:
+        self._lock = lock or nullcontext()
         self._session = session
         self._shortlists = any(tensor.name == "shortlist" for tensor in session.get_inputs())
         self._items = len(bias)
@@ -47,7 +51,8 @@ class Ranker:
     def set_bias(self, bias: NDArray[np.float32], edition: int) -> None:
         """Replace the biases (N,)."""
         is_array = isinstance(self._held["item_embeddings"], np.ndarray)
-        self._held["item_bias"] = bias.copy() if is_array else on_device(self._ort, bias.copy(), self._device)
+        with self._lock:
+            self._held["item_bias"] = bias.copy() if is_array else on_device(self._ort, bias.copy(), self._device)
         self.bias_edition = edition
 
     def top_k(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -55,13 +60,13 @@ class Ranker:
         counts = {"k": np.array([min(k, self._items)], np.int64)}
         if self._shortlists:
             counts["shortlist"] = np.minimum(_SHORTLIST_FACTOR * counts["k"], self._items)
-        parts = [
-            run_session(
-                self._session, self._held | counts | {"vector": vectors[at : at + self._rows]}, ("scores", "rows")
-            )
-            for at in range(0, max(len(vectors), 1), self._rows)
-        ]
+        every = range(0, max(len(vectors), 1), self._rows)
+        with self._lock:
+            parts = [self._call(counts | {"vector": vectors[at : at + self._rows]}) for at in every]
         scores, rows = (
             column[0] if len(column) == 1 else np.concatenate(column) for column in zip(*parts, strict=True)
         )
         return scores, rows
+
+    def _call(self, inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        return run_session(self._session, self._held | inputs, ("scores", "rows"))

@@ -4,7 +4,9 @@ import contextlib
 import ctypes
 import importlib
 import io
+import logging
 import sys
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,11 +23,11 @@ from models.manifest import (
     BIAS_FILE,
     DECAY_FILE,
     DEVICE_PUT_FILE,
-    DEVICE_RANK_FILE,
     DEVICE_STEP_FILE,
     EMBEDDINGS_FILE,
     FUSION_FILE,
     RANK_FILE,
+    SHORTLIST_FILE,
     VOCABULARY_FILE,
     Manifest,
     load_artefact,
@@ -45,6 +47,9 @@ __all__ = ["DEFAULT_ARTEFACT", "OnnxEncoder", "Providers"]
 DEFAULT_ARTEFACT: Final = Path(__file__).parent / "artefact"
 """The model that is part of the package: Complete Journey, 13,343 products."""
 
+log = logging.getLogger(__name__)
+
+_CPU: Final = ["CPUExecutionProvider"]
 _LENGTH_MIN: Final = np.float32(1e-12)
 
 Providers = Literal["auto", "cpu", "cuda"]
@@ -93,6 +98,9 @@ class OnnxEncoder:
         self._bias_edition = 0
         self._ort: Any = importlib.import_module("onnxruntime")
         self._artefact, self._threads, self._as_device = artefact, threads, as_device
+        self._asked = providers
+        self._lock = threading.RLock()
+        """Of the device: its calls take turns."""
         self._contents = {name: content for name, content in contents.items() if name.endswith(".onnx")}
         self._wanted = _wanted_providers(self._ort, providers)
         self._lengths = np.maximum(np.linalg.norm(self._embeddings, axis=1), _LENGTH_MIN)
@@ -104,48 +112,58 @@ class OnnxEncoder:
         """Make the sessions anew, and put on their device what they hold; after a failure that may pass.
 
         Raises:
-            ModelError: ONNX Runtime refuses a graph.
+            ModelError: ONNX Runtime refuses a graph, or the device that was asked for.
         """
-        step = self._open(DEVICE_STEP_FILE, captures=True) if self._wants_device else None
-        if step is None or (device_of(step) == "cpu" and not self._as_device):
-            self._sessions = self._on_cpu()
-            return
-        expected = {"item_embeddings": self.manifest.vector_width, "hidden": self.manifest.hidden_width}
-        _check_shapes(step, expected, self._artefact / DEVICE_STEP_FILE)
-        device, is_half = device_of(step), self.manifest.precision == "fp16"
-        embeddings = on_device(self._ort, self._embeddings, device)
-        advance = DeviceAdvance(self._ort, step, self._open(DEVICE_PUT_FILE), embeddings, device)
-        matrix = self._embeddings.astype(np.float16) if is_half else self._embeddings
-        ranker = self._ranker(DEVICE_RANK_FILE, on_device(self._ort, matrix, device) if is_half else embeddings, device)
-        self._sessions = _Sessions(advance, ranker, step.get_providers()[0])
+        with self._lock:
+            self._sessions = self._on_device() or self._on_cpu()
 
-    @property
-    def _wants_device(self) -> bool:
-        return self._as_device or self._wanted[0] != "CPUExecutionProvider"
+    def _on_device(self) -> _Sessions | None:
+        """None where there is none to be had, and none was asked for."""
+        if not self._as_device and self._wanted == _CPU:
+            return None
+        try:
+            step = self._open(DEVICE_STEP_FILE, self._wanted, captures=True)
+        except ModelError as error:
+            if self._as_device or self._asked == "cuda":
+                raise
+            log.warning("CUDA cannot be used, lists are made on the CPU: %s", error)
+            return None
+        device = device_of(step)
+        if device == "cpu" and not self._as_device:
+            return None
+        widths = {"item_embeddings": self.manifest.vector_width, "hidden": self.manifest.hidden_width}
+        _check_shapes(step, widths, self._artefact / DEVICE_STEP_FILE)
+        is_half = self.manifest.precision == "fp16"
+        put = self._open(DEVICE_PUT_FILE, self._wanted)
+        rank = self._open(SHORTLIST_FILE if is_half else RANK_FILE, self._wanted)
+        if {device_of(put), device_of(rank)} != {device}:
+            raise ModelError("CUDA takes a part of the model only; see `headwater doctor`")
+        embeddings = on_device(self._ort, self._embeddings, device)
+        ranked = on_device(self._ort, self._embeddings.astype(np.float16), device) if is_half else embeddings
+        edition = self._bias_edition  # before the copy: what changes meanwhile is of a later edition
+        advance = DeviceAdvance(self._ort, step, put, embeddings, device, self._lock)
+        ranker = Ranker(self._ort, rank, ranked, self._bias, device, edition, self._lock)
+        return _Sessions(advance, ranker, step.get_providers()[0])
 
     def _on_cpu(self) -> _Sessions:
-        stages = [self._open(name) for name in stage_files(self.manifest.blocks)]
-        expected = {
-            "item_embeddings": self.manifest.vector_width,
-            "u": self.manifest.hidden_width / self.manifest.blocks,
-        }
-        _check_shapes(stages[0], expected, self._artefact / stage_files(self.manifest.blocks)[0])
-        advance = Advance(stages, self._decay, self._embeddings)
-        return _Sessions(advance, self._ranker(RANK_FILE, self._embeddings, "cpu"), stages[0].get_providers()[0])
+        files = stage_files(self.manifest.blocks)
+        stages = [self._open(name, _CPU) for name in files]
+        of_block = self.manifest.hidden_width / self.manifest.blocks
+        widths = {"item_embeddings": self.manifest.vector_width, "u": of_block}
+        _check_shapes(stages[0], widths, self._artefact / files[0])
+        edition = self._bias_edition
+        ranker = Ranker(self._ort, self._open(RANK_FILE, _CPU), self._embeddings, self._bias, bias_edition=edition)
+        return _Sessions(Advance(stages, self._decay, self._embeddings), ranker, stages[0].get_providers()[0])
 
-    def _ranker(self, file: str, matrix: Any, device: str) -> Ranker:
-        edition = self._bias_edition  # before the copy: what changes meanwhile is of a later edition
-        return Ranker(self._ort, self._open(file), matrix, self._bias, device, edition)
-
-    def _open(self, name: str, *, captures: bool = False) -> Any:
+    def _open(self, name: str, providers: list[str], *, captures: bool = False) -> Any:
         model, path = self._contents[name], self._artefact / name
-        return open_session(self._ort, model, self._wanted, self._threads, path, captures=captures)
+        return open_session(self._ort, model, providers, self._threads, path, captures=captures)
 
     def fall_back(self) -> bool:
         """Reopen on the CPU; False where the sessions are there already."""
         if self._sessions.provider == "CPUExecutionProvider":
             return False
-        self._wanted = _wanted_providers(self._ort, "cpu")
+        self._wanted = _CPU
         self.reopen()
         return True
 
@@ -231,14 +249,14 @@ class OnnxEncoder:
 
 def _wanted_providers(ort: Any, providers: Providers) -> list[str]:
     if providers == "cpu":
-        return ["CPUExecutionProvider"]
+        return _CPU
     if "CUDAExecutionProvider" in ort.get_available_providers() and _has_driver():
         with contextlib.redirect_stdout(io.StringIO()):  # it prints, and stdout may be a command's JSON
             ort.preload_dlls()
-        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        return ["CUDAExecutionProvider", *_CPU]
     if providers == "cuda":
         raise ModelError("CUDA was asked for but there is no NVIDIA driver or no onnxruntime-gpu; use providers=cpu")
-    return ["CPUExecutionProvider"]
+    return _CPU
 
 
 def _has_driver() -> bool:

@@ -26,8 +26,8 @@ def open_session(
         ort: the module ``onnxruntime``.
         model: a serialized graph.
         name: what an error calls it.
-        captures: whether CUDA is to launch all operations of a call at once, as a graph that it has captured. Its
-            tensors must stay where they are; it is done without where CUDA refuses.
+        captures: whether CUDA is to launch all operations of a call at once, as a graph that it has captured: calls
+            of one ``gpu_graph_id`` find their tensors where they were. Where CUDA refuses it is done without.
 
     Raises:
         ModelError: ONNX Runtime refuses it.
@@ -36,21 +36,24 @@ def open_session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores are shared with Kafka's loop
+
+    def session(**of_cuda: str) -> Any:
+        # Without its own way of falling back, which writes to standard output and leaves sessions on two devices.
+        return ort.InferenceSession(model, options, providers=_configured(providers, of_cuda), enable_fallback=0)
+
     if captures and "CUDAExecutionProvider" in providers:
         try:
-            return ort.InferenceSession(
-                model, options, providers=_configured(providers, enable_cuda_graph="1"), enable_fallback=0
-            )
+            return session(enable_cuda_graph="1")
         except Exception as error:
-            log.warning("CUDA cannot capture %s as a graph, and launches its operations one by one: %s", name, error)
+            log.warning("CUDA does not open %s to be captured, tried again without: %s", name, error)
     try:
-        return ort.InferenceSession(model, options, providers=_configured(providers))
+        return session()
     except Exception as error:
         raise ModelError(f"ONNX Runtime cannot load {name} ({error}); export the model again") from error
 
 
-def _configured(providers: list[str], **of_cuda: str) -> list[str | tuple[str, dict[str, str]]]:
-    return [(each, _CUDA | of_cuda) if each == "CUDAExecutionProvider" else each for each in providers]
+def _configured(providers: list[str], of_cuda: Mapping[str, str]) -> list[str | tuple[str, dict[str, str]]]:
+    return [(each, {**_CUDA, **of_cuda}) if each == "CUDAExecutionProvider" else each for each in providers]
 
 
 def device_of(session: Any) -> str:

@@ -76,7 +76,7 @@ class PackedJobs(NamedTuple):
     kept: NDArray[np.int64] | None = None
     """(B,) where the encoder itself has each state before the events, 0 for nowhere; none of them is two users'.
 
-    An encoder that keeps states writes here where it has the new ones, when it is through with all of them.
+    The encoder writes here where it has the new ones, when it is through with all of them: zeros, if it keeps none.
     """
 
 

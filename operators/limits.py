@@ -95,7 +95,7 @@ chunk_records_max: Final = 500
 batch_events_max: Final = 7_000
 """Events that share one encoder batch and one settlement: of a backlog, the more the fewer states and lists."""
 batch_lists_s_max: Final = 2.0
-"""Time that a batch's lists may take; where they took longer the next batches are smaller, down to one event."""
+"""Time that a batch's lists may take; where they took longer the next batches are smaller, down to one chunk."""
 computed_batches_max: Final = 3
 """One whose lists are made, one whose states are updated meanwhile, and one that is ready for it."""
 settling_batches_max: Final = 4

@@ -95,7 +95,7 @@ class Engine:
         self._accepts = accepts
         self._pseudonyms = pseudonyms
         self._batch_events_max = min(batch_events_max, causes_max(topics))  # all may be of one user
-        self._batch_events_now = self._batch_events_max
+        self._batch_events_now = min(limits.chunk_records_max, self._batch_events_max)
         """Fewer where a large catalogue makes lists slow: a rebalance must not wait for a batch for ever."""
         self._yield_after_ms = 1000 * yield_after_s if yield_after_s else None
         self._core = ThreadPoolExecutor(1, "headwater-core")
@@ -173,7 +173,7 @@ class Engine:
             while not self.failed.done():
                 intakes, result = await computed.get()
                 work = await asyncio.wrap_future(await result)
-                self._note_pace(work)
+                self._note_pace(work.effects.counts.records, work.begun.clock.lists_s)
                 if len(settling) == limits.settling_batches_max:
                     await settling.popleft()
                 self._computing -= 1
@@ -232,13 +232,12 @@ class Engine:
             return self._computing < limits.computed_batches_max and len(self._queue) >= max(enough, 1)
         return bool(self._queue)
 
-    def _note_pace(self, work: _Work) -> None:
-        """Batches shrink at once to what ``limits.batch_lists_s_max`` allows, and grow by doubling."""
-        events, seconds = work.effects.counts.records, work.begun.clock.lists_s
-        most = 2 * self._batch_events_now
-        if seconds > limits.batch_lists_s_max:
-            most = int(events * limits.batch_lists_s_max / seconds)
-        self._batch_events_now = max(1, min(most, self._batch_events_max))
+    def _note_pace(self, events: int, lists_s: float) -> None:
+        """Batches shrink at once to what ``limits.batch_lists_s_max`` allows, and double while that leaves room."""
+        if lists_s > limits.batch_lists_s_max:
+            self._batch_events_now = max(1, int(events * limits.batch_lists_s_max / lists_s))
+        elif lists_s <= limits.batch_lists_s_max / 2:
+            self._batch_events_now = min(2 * self._batch_events_now, self._batch_events_max)
 
     async def _wait_for_chunk(self) -> None:
         with contextlib.suppress(TimeoutError):

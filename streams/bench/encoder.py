@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from models.ceiling import flops_per_event, flops_per_list, matmul_flops_per_s
+from models.ceiling import flops_per_event, flops_per_list, matmul_flops_per_s, product_type
 from models.runtime import DEFAULT_ARTEFACT, OnnxEncoder
 from operators.interest import PackedJobs
 from operators.ranking import Policy
@@ -82,7 +82,7 @@ def run(options: EncoderOptions, echo: Echo) -> dict[str, Any]:
         "top_k_limit_us": round(limits_us["top_k"], 3),
         "catalogue_items": encoder.manifest.items - 1,
         "model_version": encoder.version,
-        "precision": encoder.manifest.precision,
+        "products": product_type(encoder).__name__,
         "batches": [_batch(batch, times, limits_us) for batch in options.batches],
         "h100_on_paper": on_paper(event, ranking, encoder, max(options.batches)),
         "clock": "processor time" if options.device == "cpu" else "wall",
@@ -156,7 +156,8 @@ def show(result: Mapping[str, Any]) -> None:
         table.add_row(str(each["batch"]), *cells)
     console, about = Console(highlight=False, soft_wrap=True), result["machine"]
     console.print(
-        f"{result['provider']}, {result['catalogue_items']} items; peak {result['peak_gflops']:g} GFLOP/s in float32:"
+        f"{result['provider']}, {result['catalogue_items']} items; peak {result['peak_gflops']:g} GFLOP/s in"
+        f" {result['products']}:"
         f" {result['step_limit_us']:g} us for an event's matrix products, {result['top_k_limit_us']:g} us for a list's"
     )
     console.print(table)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -11,12 +12,15 @@ import pytest
 onnx = pytest.importorskip("onnx")
 
 from models import compress as compress_module  # noqa: E402
-from models.compress import OVERLAP_MIN, compress, compression_table, overlap  # noqa: E402
+from models import half_check  # noqa: E402
+from models.compress import OVERLAP_MIN, compress, compression_table, overlap, overlap_in_half  # noqa: E402
 from models.errors import ModelError  # noqa: E402
 from models.export import ExportConfig, export  # noqa: E402
+from models.half_check import lists_in_half  # noqa: E402
 from models.manifest import load_manifest, stage_files, version_of, write_manifest  # noqa: E402
 from models.precision import Precision, pack_rows, quantized, unpack_rows  # noqa: E402
 from models.runtime import DEFAULT_ARTEFACT, OnnxEncoder  # noqa: E402
+from operators.interest import Job, pack_jobs, refresh  # noqa: E402
 
 
 def quiet(_line: str) -> None:
@@ -96,6 +100,7 @@ def test_the_products_of_a_gpu_are_in_fp16_where_the_model_is_and_its_lists_in_f
         states = [node.output[0] for node in model.graph.node if node.op_type == "ScatterND"][:-1]
         assert {types[name] for name in states} == {"fp32"}
     assert products == {"fp16": {"fp16"}, "int8": {"fp32"}}
+    assert not (tmp_path / "int8" / "device_shortlist.onnx").exists()
     half = OnnxEncoder(tmp_path / "fp16", providers="cpu", as_device=True)
     vectors = np.random.default_rng(4).standard_normal((50, 64)).astype(np.float32)
     exact = vectors.astype(np.float64) @ half.embeddings(np.arange(13_344)).T.astype(np.float64) + half.item_bias
@@ -104,6 +109,45 @@ def test_the_products_of_a_gpu_are_in_fp16_where_the_model_is_and_its_lists_in_f
     expected = np.argsort(-exact, axis=1)[:, :10]
     assert np.mean([len({*one} & {*other}) for one, other in zip(rows, expected, strict=True)]) >= 9.9
     assert half.top_k(vectors, 13_344)[1].shape == (50, 13_344)
+
+
+def test_a_model_whose_products_fp16_would_change_is_refused(
+    reference: OnnxEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+
+    def changed(*arguments: Any) -> float:
+        asked.append(overlap_in_half(*arguments))
+        return 0.98
+
+    monkeypatch.setattr(compress_module, "overlap_in_half", changed)
+    with pytest.raises(ModelError, match=r"fp16 keeps 0\.9800 of the lists"):
+        export(ExportConfig(DEFAULT_ARTEFACT, tmp_path / "out", evaluate=False, precision="fp16"), echo=quiet)
+    assert 0.99 < asked[0] < 1.0, "rounded factors change some list"
+
+
+def test_products_in_fp16_are_those_of_rounded_factors(tmp_path: Path) -> None:
+    (tmp_path / "half").mkdir()
+    compress(DEFAULT_ARTEFACT, tmp_path / "half", "fp16")
+    half = OnnxEncoder(tmp_path / "half", providers="cpu")
+    rng = np.random.default_rng(9)
+    jobs = [Job(None, rng.integers(1, 13_344, n), np.full(n, 2), np.full(n, 5)) for n in (1, 3, 64)]
+    vectors: list[np.ndarray] = []
+    run = half_check._run
+
+    def noted(file: Path, outputs: list[str], inputs: dict[str, Any]) -> list[Any]:
+        found = run(file, outputs, inputs)
+        vectors.append(found[0])
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(half_check, "_run", noted)
+        rows = lists_in_half(
+            tmp_path / "half", half.embeddings(np.arange(13_344)), half.item_bias, pack_jobs(jobs, 512), 10
+        )
+    error = np.abs(vectors[0] - refresh(half, jobs)[1]).max()
+    assert 1e-4 < error < 2e-2  # of float32 sums of factors with 11 bits; float32 factors would give 1e-6
+    assert (rows == half.top_k(vectors[0], 10)[1]).mean() > 0.9
 
 
 def test_what_would_change_the_lists_is_refused_and_nothing_is_written(

@@ -1,19 +1,22 @@
 """What a GPU runs comes to what the CPU comes to. On the CPU device everywhere, on CUDA where there is one."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from models import sessions
+from models import runtime, sessions
 from models.device import DeviceAdvance
-from models.device_graphs import USER_ROWS, step_graph
+from models.device_graphs import put_graph, step_graph
 from models.errors import ModelError
 from models.export import decay_of, full_pass
 from models.onnx_graph import Weights
 from models.runtime import OnnxEncoder, Providers
-from models.slots import SCRATCH
 from operators import limits
 from operators.interest import EVENT_TYPES, GAP_BUCKETS, PackedJobs
 from tests.fakes import chunk, record
@@ -60,11 +63,11 @@ class Watched:
     def __init__(self, session: Any) -> None:
         self._session = session
         self.calls = 0
-        self.is_broken = False
+        self.fails_from: int | None = None
 
     def run_with_iobinding(self, *arguments: Any) -> None:
         self.calls += 1
-        if self.is_broken:
+        if self.fails_from is not None and self.calls >= self.fails_from:
             raise RuntimeError("the device is lost")
         self._session.run_with_iobinding(*arguments)
 
@@ -86,19 +89,19 @@ def watch(encoder: OnnxEncoder, name: str) -> Watched:
 def test_the_graph_of_a_device_comes_to_the_same(cpu: OnnxEncoder, encoder: OnnxEncoder, lengths: list[int]) -> None:
     packed = jobs_of(lengths)
     packed.hidden[0] = 0
-    assert_alike(encoder.advance(packed), cpu.advance(packed))
+    assert_alike(encoder.advance(packed), cpu.advance(packed._replace(kept=None)))
 
 
 def test_states_that_are_there_do_not_travel(cpu: OnnxEncoder, encoder: OnnxEncoder) -> None:
     put = watch(encoder, "_put")
     first = jobs_of([3, 1, 70])
-    expected, _ = cpu.advance(first)
+    expected, _ = cpu.advance(first._replace(kept=None))
     encoder.advance(first)
     assert (first.kept != 0).all()
     assert put.calls == 1
     unread = np.full((3, WIDTH), np.nan, np.float32)
     following = jobs_of([1, 2, 1], 1, unread)._replace(kept=first.kept)
-    assert_alike(encoder.advance(following), cpu.advance(following._replace(hidden=expected)))
+    assert_alike(encoder.advance(following), cpu.advance(following._replace(hidden=expected, kept=None)))
     assert put.calls == 1
 
 
@@ -116,9 +119,9 @@ def test_a_state_whose_slot_others_have_taken_is_sent_again(cpu: OnnxEncoder, mo
     kept = np.zeros(20, np.int64)
     rng = np.random.default_rng(3)
     for seed in range(40):
-        users = rng.permutation(20)[: rng.integers(1, 7)]
+        users = rng.permutation(20)[: rng.integers(1, 4)]
         packed = jobs_of([1] * len(users), seed, hidden[users])._replace(kept=kept[users])
-        expected = cpu.advance(packed)
+        expected = cpu.advance(packed._replace(kept=None))
         assert_alike(encoder.advance(packed), expected)
         hidden[users], kept[users] = expected[0], packed.kept
 
@@ -133,29 +136,68 @@ def test_names_of_before_the_sessions_were_made_anew_are_not_known(encoder: Onnx
     assert put.calls == 1
 
 
-def test_a_call_that_fails_names_nothing(encoder: OnnxEncoder) -> None:
-    packed = jobs_of([1, 2])
-    encoder.advance(packed)
+def test_a_call_that_fails_changes_nothing(cpu: OnnxEncoder, encoder: OnnxEncoder) -> None:
+    packed = jobs_of([1, 2, 100])
+    hidden, _ = encoder.advance(packed)
     before = packed.kept.copy()
+    following = jobs_of([1, 200, 1], 1, np.full((3, WIDTH), np.nan, np.float32))._replace(kept=packed.kept)
     step = watch(encoder, "_step")
-    step.is_broken = True
+    step.fails_from = step.calls + 3  # in a later round of the second user
     with pytest.raises(RuntimeError, match="the device is lost"):
-        encoder.advance(packed)
+        encoder.advance(following)
     assert (packed.kept == before).all()
-    step.is_broken = False
-    put = watch(encoder, "_put")
+    step.fails_from = None
+    again = encoder.advance(following._replace(hidden=hidden))
+    assert_alike(again, cpu.advance(following._replace(hidden=hidden, kept=None)))
+
+
+class Repeating:
+    """A session as CUDA's that captures: a thread's first call with a graph's number is done three times."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._captured: set[tuple[int, str]] = set()
+
+    def run_with_iobinding(self, binding: Any, options: Any) -> None:
+        graph = (threading.get_ident(), options.get_run_config_entry("gpu_graph_id"))
+        for _ in range(1 if graph in self._captured else 3):
+            self._session.run_with_iobinding(binding, options)
+        self._captured.add(graph)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+
+def test_a_call_that_is_repeated_while_its_graph_is_captured_counts_once(cpu: OnnxEncoder) -> None:
+    encoder = opened("cpu")
+    advance: Any = encoder._sessions.advance
+    advance._step = Repeating(advance._step)
+    first = jobs_of([1, 2, 90])
+    encoder.advance(first)
+    expected, _ = cpu.advance(first._replace(kept=None))
+    following = jobs_of([2, 1, 70], 1, np.full((3, WIDTH), np.nan, np.float32))._replace(kept=first.kept)
+    with ThreadPoolExecutor(1) as other_thread:
+        found = other_thread.submit(encoder.advance, following).result()
+    assert_alike(found, cpu.advance(following._replace(hidden=expected, kept=None)))
+
+
+def test_what_cannot_be_captured_is_launched_operation_by_operation(
+    cpu: OnnxEncoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder = opened("cpu")
+    advance: Any = encoder._sessions.advance
+
+    class Refusing(Repeating):
+        def run_with_iobinding(self, binding: Any, options: Any) -> None:
+            if options.get_run_config_entry("gpu_graph_id") != "-1":
+                raise RuntimeError("operation not permitted when stream is capturing")
+            self._session.run_with_iobinding(binding, options)
+
+    advance._step = Refusing(advance._step)
+    packed = jobs_of([1, 2])
+    assert_alike(encoder.advance(packed), cpu.advance(packed._replace(kept=None)))
     encoder.advance(packed)
-    assert put.calls == 1  # what the failed call left in the slots is not trusted
-
-
-def test_what_captures_a_graph_is_done_to_nobody(encoder: OnnxEncoder) -> None:
-    advance = encoder._sessions.advance
-    assert isinstance(advance, DeviceAdvance)
-    call = advance._new_call(64, 128)
-    users = call.users.numpy()
-    assert (users[USER_ROWS.index("target")] == SCRATCH).all()
-    hold = advance._hold.numpy()
-    assert not hold[0].any()
+    assert caplog.text.count("cannot be captured") == 1
 
 
 def test_one_size_is_bound_once(encoder: OnnxEncoder) -> None:
@@ -208,17 +250,15 @@ def test_batches_through_the_core_leave_the_same_states(cpu: OnnxEncoder, encode
 
 @pytest.mark.parametrize("blocks", [1, 3])
 def test_a_model_of_other_blocks_comes_to_the_float64_full_pass(blocks: int) -> None:
-    onnxruntime: Any = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
     weights, channels = random_weights(blocks)
     embeddings = np.random.default_rng(1).standard_normal((9, 8)).astype(np.float32)
     states = 2 * channels * blocks
     providers = ["CPUExecutionProvider"]
-    from models.device_graphs import put_graph
-
     step = sessions.open_session(onnxruntime, step_graph(weights, decay_of(weights, blocks)), providers, 1)
     put = sessions.open_session(onnxruntime, put_graph(states), providers, 1)
     held = sessions.on_device(onnxruntime, embeddings, "cpu")
-    advance = DeviceAdvance(onnxruntime, step, put, held, "cpu")
+    advance = DeviceAdvance(onnxruntime, step, put, held, "cpu", nullcontext())
     rng = np.random.default_rng(2)
     inputs = rng.integers(0, [[9], [3], [GAP_BUCKETS]], size=(3, 100))
     hidden = np.zeros((1, states), np.float32)
@@ -259,9 +299,13 @@ class FakeRuntime:
     def __init__(self, *, captures: bool) -> None:
         self._captures = captures
         self.asked: list[Any] = []
+        self.falls_back: set[int] = set()
 
-    def InferenceSession(self, _model: bytes, _options: Any, *, providers: Any, **_more: Any) -> str:  # noqa: N802  # its name
+    def InferenceSession(  # noqa: N802  # its name
+        self, _model: bytes, _options: Any, *, providers: Any, enable_fallback: int
+    ) -> str:
         self.asked.append(providers)
+        self.falls_back.add(enable_fallback)
         if not self._captures and "enable_cuda_graph" in str(providers):
             raise RuntimeError("not all nodes are on CUDA")
         return "session"
@@ -271,10 +315,35 @@ class FakeRuntime:
 def test_cuda_is_asked_to_capture_and_never_to_round_factors(
     captures: bool, asked: list[str | None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    runtime = FakeRuntime(captures=captures)
+    fake = FakeRuntime(captures=captures)
     wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    assert sessions.open_session(runtime, b"", wanted, 1, "a graph", captures=True) == "session"
-    options = [dict(providers[0][1]) for providers in runtime.asked]
+    assert sessions.open_session(fake, b"", wanted, 1, "a graph", captures=True) == "session"
+    options = [dict(providers[0][1]) for providers in fake.asked]
     assert [each.get("enable_cuda_graph") for each in options] == asked
     assert all(each["use_tf32"] == "0" for each in options)
-    assert ("cannot capture" in caplog.text) is not captures
+    assert ("to be captured" in caplog.text) is not captures
+    assert fake.falls_back == {0}
+
+
+@pytest.mark.parametrize(("providers", "error"), [("auto", None), ("cuda", "out of memory")])
+def test_a_gpu_that_cannot_be_had_is_done_without_unless_it_was_asked_for(
+    providers: Providers, error: str | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(runtime, "_wanted_providers", lambda _ort, _providers: wanted)
+    open_session, opened_on = sessions.open_session, list[list[str]]()
+
+    def opens(ort: Any, model: bytes, providers: list[str], *rest: Any, **more: Any) -> Any:
+        opened_on.append(providers)
+        if providers == wanted:
+            raise ModelError("out of memory")
+        return open_session(ort, model, providers, *rest, **more)
+
+    monkeypatch.setattr(runtime, "open_session", opens)
+    if error:
+        with pytest.raises(ModelError, match=error):
+            OnnxEncoder(providers=providers)
+        return
+    assert OnnxEncoder(providers=providers).provider == "CPUExecutionProvider"
+    assert opened_on == [wanted, *[["CPUExecutionProvider"]] * 4]
+    assert "CUDA cannot be used, lists are made on the CPU: out of memory" in caplog.text

@@ -2,8 +2,6 @@
 
 import asyncio
 import threading
-import time
-from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -93,27 +91,44 @@ def test_a_batch_is_no_larger_than_what_a_list_can_name(monkeypatch: pytest.Monk
     run(scenario, batch_events_max=100)
 
 
-def test_a_batch_is_smaller_where_lists_are_slow_and_grows_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "batch_lists_s_max", 0.1)
+def test_batches_are_smaller_where_lists_are_slow_and_grow_again() -> None:
+    most_s = limits.batch_lists_s_max
 
     async def scenario(bench: Bench) -> None:
-        top_k, delays_s = bench.encoder.top_k, [0.5]
+        engine: Any = bench.engine
+        assert engine._batch_events_now == limits.chunk_records_max
+        sizes: list[int] = []
+        for events, lists_s in (
+            (500, most_s / 100),
+            (1_000, most_s / 100),
+            (2_000, most_s / 100),
+            (4_000, most_s / 100),
+            (4_000, 2 * most_s),
+            (2_000, 0.9 * most_s),
+            (2_000, 1.1 * most_s),
+            (1, 9 * most_s),
+            (1, 0.4 * most_s),
+        ):
+            engine._note_pace(events, lists_s)
+            sizes.append(engine._batch_events_now)
+        assert sizes == [1_000, 2_000, 4_000, 7_000, 2_000, 2_000, 1_818, 1, 2]
 
-        def slow(*asked: Any) -> Any:
-            time.sleep(delays_s.pop() if delays_s else 0.0)
-            return top_k(*asked)
+    run(scenario, batch_events_max=limits.batch_events_max)
 
-        bench.encoder.top_k = slow
-        await bench.submit_records("view", [Arrived(*record(n, "ann", "item-1", NOW_MS), NOW_MS) for n in range(8)])
-        await bench.until(lambda: not delays_s)
-        for offset in range(8, 48):  # fewer than would be a batch beside the one in work
+
+def test_a_batch_takes_no_more_than_the_pace_allows() -> None:
+    async def scenario(bench: Bench) -> None:
+        engine: Any = bench.engine
+        computing, goes_on = hold_steps(bench)
+        await bench.submit(0)
+        await bench.until(computing.is_set)
+        for offset in range(1, 9):
             await bench.submit(offset)
-        await bench.until(lambda: bench.engine.pending_events == 0)
-        sizes = [len(causes(each.effects)) for each in bench.checkpoint.ended]
-        assert sizes[:2] == [8, 1], "0.5 s for 8 events are one in 0.1 s"
-        assert all(now <= 2 * before for before, now in pairwise(sizes[1:]))
-        assert max(sizes[2:]) >= 4
-        assert sum(sizes) == 48
+        engine._batch_events_now = 2
+        engine._note_pace = lambda _events, _lists_s: None
+        goes_on.set()
+        await bench.until(lambda: engine.pending_events == 0)
+        assert [len(causes(each.effects)) for each in bench.checkpoint.ended] == [1, 2, 2, 2, 2]
 
     run(scenario, batch_events_max=100)
 
@@ -122,6 +137,7 @@ def test_one_full_partition_is_enough_for_a_batch_beside_the_one_in_work() -> No
     goes_on = threading.Event()
 
     async def scenario(bench: Bench) -> None:
+        bench.engine._batch_events_now = limits.batch_events_max  # pyright: ignore[reportPrivateUsage]
         advance = bench.encoder.advance
 
         def waits(packed: PackedJobs) -> Any:
