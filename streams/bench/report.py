@@ -241,9 +241,9 @@ def _peers_lines(result: Result) -> list[str]:
 _ON_A_DEVICE: Final = (
     "State up is of a state that is not on the device yet, state down of a user of a batch, the others of an event or a"
     " list; in float16 a model of that precision does its products (`headwater export --precision fp16`, `--model` of"
-    " this bench). So nearly all of an event would be the host's work, and most of the device's part launches. Therefore"
-    " a call is one graph: the products of all blocks, and their recurrences by six doublings each, with nothing whose"
-    " shape or number changes. It is filled up to a power of two of events and users, captured once for each size and"
+    " this bench). So nearly all of an event would be the host's work, and most of the device's part launches."
+    " Therefore a call is one graph: the products of all blocks, and their recurrences by six doublings each, with"
+    " nothing whose shape or number changes. It is filled up to a power of two of events and users, captured once for each size and"
     " thread, and replayed. The states of 65,536 users stay on the device; a call writes them elsewhere than it reads"
     " them, so that one that is repeated or fails does no harm. Up go the numbers of events and users; down come new"
     " states, for the changelog, vectors and the best of each list. Items, biases and scores stay. An fp16 model looks"

@@ -151,6 +151,13 @@ def test_a_call_that_fails_changes_nothing(cpu: OnnxEncoder, encoder: OnnxEncode
     assert_alike(again, cpu.advance(following._replace(hidden=hidden, kept=None)))
 
 
+def test_a_cpu_that_goes_on_leaves_no_name_of_the_state_before(cpu: OnnxEncoder, encoder: OnnxEncoder) -> None:
+    packed = jobs_of([1, 1])
+    encoder.advance(packed)
+    cpu.advance(packed)
+    assert (packed.kept == 0).all()
+
+
 class Repeating:
     """A session as CUDA's that captures: a thread's first call with a graph's number is done three times."""
 

@@ -55,7 +55,7 @@ def test_users_stay_while_there_is_room_for_a_call_beside_them() -> None:
     for _ in range(9):  # the same users again and again
         found = slots.found(names)
         assert (found != FRESH).all()
-        names[:1] = slots.name(slots.taken(1, keep=found), instead_of=found[:1])
+        names[:1] = slots.name(slots.taken(1, keep=found[:1]), instead_of=found[:1])
     slots.name(slots.taken(2, keep=NONE), NONE)
     assert np.count_nonzero(slots.found(names) == FRESH) == 1
 
