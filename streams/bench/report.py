@@ -239,19 +239,19 @@ def _peers_lines(result: Result) -> list[str]:
 
 
 _ON_A_DEVICE: Final = (
-    "State up is of a state that is not on the device yet, state down of a user of a batch, the others of an event or a"
-    " list; in float16 a model of that precision does its products (`headwater export --precision fp16`, `--model` of"
-    " this bench). So nearly all of an event would be the host's work, and most of the device's part launches."
-    " Therefore a call is one graph: the products of all blocks, and their recurrences by six doublings each, with"
-    " nothing whose shape or number changes. It is filled up to a power of two of events and users, captured once for each size and"
-    " thread, and replayed. The states of 65,536 users stay on the device; a call writes them elsewhere than it reads"
-    " them, so that one that is repeated or fails does no harm. Up go the numbers of events and users; down come new"
-    " states, for the changelog, vectors and the best of each list. Items, biases and scores stay. An fp16 model looks"
-    " for four times the items of a list in fp16, and takes the best of those by float32. The tests run all of this by"
-    " the same calls on the CPU device, against the CPU's own way and a float64 pass, with a session that repeats calls"
-    " as capturing does, and on CUDA where there is one; products in fp16 are checked by ONNX's reference. What no GPU"
-    " has shown yet: that the graph is captured (where that fails its operations are launched one by one, and the log"
-    " says so), and the times."
+    "State up is of a state that is not on the device yet, state down of a user of a batch, the others of an"
+    " event or a list; in float16 a model of that precision does its products (`headwater export --precision"
+    " fp16`, `--model` of this bench). So nearly all of an event would be the host's work, and most of the"
+    " device's part launches. Therefore a call is one graph: the products of all blocks, and their recurrences by"
+    " six doublings each, with nothing whose shape or number changes. It is filled up to a power of two of events"
+    " and users, captured once for each size and thread, and replayed. The states of 65,536 users stay on the"
+    " device; a call writes them elsewhere than it reads them, so that one that is repeated or fails does no harm."
+    " Up go the numbers of events and users; down come new states, for the changelog, vectors and the best of each"
+    " list. Items, biases and scores stay. An fp16 model looks for four times the items of a list in fp16, and"
+    " takes the best of those by float32. The tests run all of this by the same calls on the CPU device, against"
+    " the CPU's own way and a float64 pass, with a session that repeats calls as capturing does, and on CUDA where"
+    " there is one; products in fp16 are checked by ONNX's reference. What no GPU has shown yet: that the graph is"
+    " captured (where that fails its operations are launched one by one, and the log says so), and the times."
 )
 
 
