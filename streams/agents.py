@@ -23,7 +23,9 @@ def add_agent(app: Any, engine: Engine, event_types: Mapping[str, int]) -> None:
         # Acknowledgement is the engine's: see ChunkConsumer.settle.
         async for event in stream.noack().events():
             message = event.message
-            chunk = Chunk(message.topic, event_types[message.topic], message.partition, message.value)
-            await engine.submit(Intake(message.tp, chunk, message.generation_id))
+            await engine.submit(
+                Intake(tp, Chunk(tp.topic, event_types[tp.topic], tp.partition, records), message.generation_id)
+                for tp, records in message.value.items()
+            )
 
     app.agent(channel, name="personalize")(personalize)

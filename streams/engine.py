@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 
@@ -108,6 +108,8 @@ class Engine:
         """Users whose erasure is settled, on their way to the core's thread, and the fences behind the requests."""
         self._computing = 0
         """Batches taken whose settlement has not begun."""
+        self._updating = 0
+        """Of these, the ones whose states are not updated."""
         self._generation = 0
         """Of the batch settled last."""
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -120,10 +122,16 @@ class Engine:
         return len(self._queue) + self._events_in_work
 
     async def spare(self) -> None:
-        """Return when no batch is computed, after ``limits.fetch_pace_ms`` at the latest."""
+        """Return when nothing waits and no states are updated, after ``limits.fetch_pace_ms`` at the latest.
+
+        The lists are then still to be made: what is fetched meanwhile is there when the next batch can begin.
+        """
         async with self._changed:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait_for(lambda: not self._computing), limits.fetch_pace_ms / 1000)
+                await asyncio.wait_for(self._changed.wait_for(self._is_spare), limits.fetch_pace_ms / 1000)
+
+    def _is_spare(self) -> bool:
+        return not self._updating and not len(self._queue)
 
     def start(self) -> None:
         """Begin to take batches."""
@@ -137,10 +145,11 @@ class Engine:
         self._core.shutdown(wait=True, cancel_futures=True)
         self._lists.shutdown(wait=True, cancel_futures=True)
 
-    async def submit(self, intake: Intake) -> None:
-        """Queue a chunk; its source partition is paused while it has too much in the queue."""
+    async def submit(self, intakes: Iterable[Intake]) -> None:
+        """Queue chunks that one batch may begin with; a source partition with too much in the queue is paused."""
         async with self._changed:
-            self._queue.put(intake)
+            for intake in intakes:
+                self._queue.put(intake)
             self._changed.notify_all()
 
     async def drain(self) -> None:
@@ -172,14 +181,17 @@ class Engine:
         try:
             while not self.failed.done():
                 intakes, result = await computed.get()
-                work = await asyncio.wrap_future(await result)
+                lists = await result
+                self._updating -= 1
+                await self._notify()
+                work = await asyncio.wrap_future(lists)
                 self._note_pace(work.effects.counts.records, work.begun.clock.lists_s)
                 if len(settling) == limits.settling_batches_max:
                     await settling.popleft()
-                self._computing -= 1
-                await self._notify()
                 before = settling[-1] if settling else None
                 settling.append(asyncio.create_task(self._settle(intakes, work, before), name="headwater-settlement"))
+                self._computing -= 1
+                await self._notify()
         except Exception as error:
             await self._fail(error)
         finally:
@@ -221,6 +233,7 @@ class Engine:
                     self._in_work += 1
                     self._events_in_work += _count_events(intakes)
                     self._computing += 1
+                    self._updating += 1
                     return intakes
                 if not taken:
                     await self._wait_for_chunk()

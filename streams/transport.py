@@ -1,10 +1,11 @@
-"""Faust's Kafka transport, changed so that no event is lost and what is fetched of a partition travels as one event.
+"""Faust's Kafka transport, changed so that no event is lost and what is fetched travels as one event.
 
 The changes to Faust's consumer live here and, where they are to its client, in ``streams.loop_consumer``; each names
 what it replaces (faust-streaming 0.15.3, aiokafka 0.14).
 
-- One Faust message is all that a fetch brings of one partition. Faust's path of four asyncio tasks and a dozen calls
-  is then paid once for it (transport/consumer.py, ``getmany`` and ``_drain_messages``).
+- One Faust message is all that a fetch brings, of one partition or many. Faust's path of four asyncio tasks and a
+  dozen calls is then paid once for it (transport/consumer.py, ``getmany`` and ``_drain_messages``), and no batch begins
+  with the first partition's records while the others' are on that path.
 - Only ``settle`` moves the offset that is committed. Faust acknowledges a message whose stream was skipped
   during a rebalance, or whose agent raised (streams.py, ``_py_aiter``: ``do_ack or value is skipped_value``),
   and then commits past an event that nobody processed.
@@ -119,7 +120,7 @@ class ChunkConsumer(driver.Consumer):
         """Give the partitions back without finishing anything: nobody has to wait for the session to run out."""
         await self._thread.leave_group()
 
-    # -- records in: Consumer.getmany yields one message per record
+    # -- records in: Consumer.getmany yields one message per record, this one per fetch
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
         if not self.flow_active:
             await self.wait(self.can_resume_flow)  # type: ignore[arg-type]  # an Event has what wait() needs
@@ -133,10 +134,9 @@ class ChunkConsumer(driver.Consumer):
                 # Before anything else runs: their positions have moved, and on their way nobody else knows them.
                 self._fetched |= {tp: part.last_offset for tp, part in records.items()}
                 # Records that are dropped here were fetched before the seek that reads them again.
-                for tp, part in records.items():
-                    if not self.flow_active or self.app.consumer_generation_id != generation:
-                        return
-                    yield tp, self._chunk_message(tp, part, generation)
+                if records and self.flow_active and self.app.consumer_generation_id == generation:
+                    message = self._fetch_message(records, generation)
+                    yield message.tp, message
         if not wanted:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._resumed.wait(), _IDLE_POLL_S)
@@ -201,7 +201,9 @@ class ChunkConsumer(driver.Consumer):
         async with self._fetching:
             await super().seek_wait(partitions)
 
-    def _chunk_message(self, tp: TP, records: Records, generation: int) -> Message:
+    def _fetch_message(self, fetched: Mapping[TP, Records], generation: int) -> Message:
+        """Faust takes it for the last record of the first partition."""
+        tp, records = next(iter(fetched.items()))
         return ConsumerMessage(
             tp.topic,
             tp.partition,
@@ -210,7 +212,7 @@ class ChunkConsumer(driver.Consumer):
             0,
             [],
             None,
-            records,  # type: ignore[arg-type]  # a chunk stands where Faust has one record's bytes
+            fetched,  # type: ignore[arg-type]  # a fetch stands where Faust has one record's bytes
             None,
             0,
             0,

@@ -115,8 +115,7 @@ class Bench:
         await self.submit_records(topic, [Arrived(*made, NOW_MS + offset)], generation)
 
     async def submit_records(self, topic: str, records: Sequence[Arrived], generation: int = 1) -> None:
-        chunk = Chunk.of(topic, TOPICS.index(topic), 0, records)
-        await self.engine.submit(Intake(TP(topic, 0), chunk, generation))
+        await self.engine.submit([intake_of(topic, records, generation)])
 
     async def until(self, what: Callable[[], bool]) -> None:
         async with asyncio.timeout(WAIT_S):
@@ -125,6 +124,11 @@ class Bench:
 
     async def until_ended(self, settlements: int) -> None:
         await self.until(lambda: len(self.checkpoint.ended) >= settlements)
+
+
+def intake_of(topic: str, records: Sequence[Arrived], generation: int = 1) -> Intake:
+    """A chunk of partition 0."""
+    return Intake(TP(topic, 0), Chunk.of(topic, TOPICS.index(topic), 0, records), generation)
 
 
 def run(

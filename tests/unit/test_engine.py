@@ -19,7 +19,7 @@ from streams.engine import DrainError
 from streams.sources import SOURCES_KEY
 from streams.states import POPULARITY_KEY, States
 from tests.fakes import NOW_MS, TOPICS, record
-from tests.unit.engine_bench import PATIENCE_S, TP, WAIT_S, Arrived, Bench, causes, run, view_offsets
+from tests.unit.engine_bench import PATIENCE_S, TP, WAIT_S, Arrived, Bench, causes, intake_of, run, view_offsets
 
 IN_WORK = 7
 """Batches at most: those that are computed and those in settlement."""
@@ -72,6 +72,16 @@ def test_chunks_that_are_there_together_are_one_batch_with_the_highest_offset_of
         last = bench.checkpoint.ended[2]
         assert last.offsets == {TP("view", 0): 4, TP("purchase", 0): 10}
         assert causes(last.effects) == [("view", 2), ("view", 3), ("purchase", 9)]
+
+    run(scenario, batch_events_max=100)
+
+
+def test_what_one_fetch_has_brought_is_one_batch_also_for_an_idle_engine() -> None:
+    async def scenario(bench: Bench) -> None:
+        made = record(0, "ann", "item-0", NOW_MS)
+        await bench.engine.submit(intake_of(topic, [Arrived(*made, NOW_MS)]) for topic in ("view", "purchase"))
+        await bench.until_ended(1)
+        assert bench.checkpoint.ended[0].offsets == {TP("view", 0): 1, TP("purchase", 0): 1}
 
     run(scenario, batch_events_max=100)
 
@@ -233,7 +243,7 @@ def test_a_second_batch_is_taken_early_only_when_it_is_half_full() -> None:
     run(scenario, batch_events_max=6)
 
 
-def test_there_is_time_for_more_when_no_batch_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_is_time_for_more_when_the_states_are_updated_and_nothing_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(bench: Bench) -> None:
         computing, goes_on = hold_steps(bench)
         await asyncio.wait_for(bench.engine.spare(), PATIENCE_S)
@@ -246,8 +256,17 @@ def test_there_is_time_for_more_when_no_batch_is_computed(monkeypatch: pytest.Mo
         monkeypatch.setattr(limits, "fetch_pace_ms", 1)
         await asyncio.wait_for(bench.engine.spare(), WAIT_S)  # not for ever
         assert not waits.done()
-        bench.checkpoint.hold()
+        lists_go_on = threading.Event()
+        bench.engine._lists.submit(lists_go_on.wait, WAIT_S)
+        monkeypatch.setattr(limits, "fetch_pace_ms", 1000 * WAIT_S)
         goes_on.set()
+        await asyncio.wait_for(waits, WAIT_S / 2)  # the lists are still to be made
+        await bench.submit(1)
+        waits = asyncio.create_task(bench.engine.spare())
+        await asyncio.sleep(PATIENCE_S)
+        assert not waits.done()
+        bench.checkpoint.hold()
+        lists_go_on.set()
         await asyncio.wait_for(waits, WAIT_S / 2)  # whatever becomes of the settlement
 
     run(scenario)

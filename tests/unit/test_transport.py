@@ -93,11 +93,11 @@ class Consumer(ChunkConsumer):
 
 
 def fetched(consumer: Consumer) -> Coroutine[Any, Any, list[tuple[TP, list[int]]]]:
-    """Source partition and offsets of each message of one fetch."""
+    """Source partitions and offsets of one fetch."""
 
     async def one_fetch() -> list[tuple[TP, list[int]]]:
-        messages: Any = consumer.getmany(timeout=1.0)
-        return [(tp, message.value.offsets.tolist()) async for tp, message in messages]
+        messages: Any = [message async for _, message in consumer.getmany(timeout=1.0)]
+        return [(tp, part.offsets.tolist()) for message in messages for tp, part in message.value.items()]
 
     return one_fetch()
 
@@ -107,9 +107,10 @@ def consumer() -> Consumer:
     return Consumer()
 
 
-def test_a_chunk_is_one_message(consumer: Consumer) -> None:
+def test_a_fetch_is_one_message(consumer: Consumer) -> None:
     consumer.records = {
-        VIEW: Records.of([PackedRecord(7, 1_500, None, b"a", []), PackedRecord(8, 2_500, b"k", None, [])])
+        VIEW: Records.of([PackedRecord(7, 1_500, None, b"a", []), PackedRecord(8, 2_500, b"k", None, [])]),
+        CLICK: parsed(5),
     }
 
     async def one_fetch() -> list[tuple[TP, Message]]:
@@ -120,18 +121,21 @@ def test_a_chunk_is_one_message(consumer: Consumer) -> None:
     assert (message.topic, message.partition, message.offset, message.timestamp) == ("view", 0, 8, 2.5)
     assert message.generation_id == GENERATION
     value: Any = message.value
-    assert list(value) == list(consumer.records[VIEW])
+    assert list(value) == [VIEW, CLICK]
+    assert list(value[VIEW]) == list(consumer.records[VIEW])
     schema: Any = ChunkSchema()
     assert schema.loads_value(consumer.app, message) is value
     assert schema.loads_key(consumer.app, message) is None
 
 
-def test_what_a_fetch_brings_of_a_partition_is_one_message_and_of_one_without_records_none(consumer: Consumer) -> None:
+def test_a_partition_without_records_and_a_fetch_without_any_bring_nothing(consumer: Consumer) -> None:
     consumer._active_partitions.add(PURCHASE)
     consumer.records = {TopicPartition(*VIEW): parsed(0, 1, 2), PURCHASE: parsed(), CLICK: parsed(5)}
     messages = asyncio.run(fetched(consumer))
     assert messages == [(VIEW, [0, 1, 2]), (CLICK, [5])]
     assert all(isinstance(tp, TP) for tp, _ in messages)
+    consumer.records = {PURCHASE: parsed()}
+    assert asyncio.run(fetched(consumer)) == []
 
 
 def test_before_the_seek_and_during_a_rebalance_nothing_is_fetched_and_never_the_changelog(consumer: Consumer) -> None:
@@ -146,23 +150,17 @@ def test_before_the_seek_and_during_a_rebalance_nothing_is_fetched_and_never_the
     assert consumer._fetchable() is not consumer._active_partitions
 
 
-def test_what_was_fetched_before_a_rebalance_is_dropped(consumer: Consumer) -> None:
-    consumer._active_partitions.add(PURCHASE)
-    consumer.records = {VIEW: parsed(0), CLICK: parsed(1), PURCHASE: parsed(2)}
+@pytest.mark.parametrize("change", ["generation", "flow"])
+def test_what_was_fetched_before_a_rebalance_is_dropped(consumer: Consumer, change: str) -> None:
+    async def rebalanced(active_partitions: set[TP], timeout: float) -> Any:  # noqa: ASYNC109
+        if change == "generation":
+            consumer.app.consumer_generation_id += 1
+        else:
+            consumer.flow_active = False
+        return {VIEW: parsed(0), CLICK: parsed(1)}
 
-    async def interrupted(change: str, value: object) -> list[int]:
-        target = consumer.app if change == "consumer_generation_id" else consumer
-        before: object = getattr(target, change)
-        offsets: list[int] = []
-        async for _, message in consumer.getmany(timeout=1.0):
-            offsets.append(message.offset)
-            if len(offsets) == 2:
-                setattr(target, change, value)
-        setattr(target, change, before)
-        return offsets
-
-    assert asyncio.run(interrupted("consumer_generation_id", GENERATION + 1)) == [0, 1]
-    assert asyncio.run(interrupted("flow_active", False)) == [0, 1]
+    consumer._getmany = rebalanced  # type: ignore[method-assign]
+    assert asyncio.run(fetched(consumer)) == []
     assert not consumer._fetching.locked()
 
 
@@ -310,7 +308,7 @@ def test_what_a_transaction_has_committed_is_not_committed_again(consumer: Consu
 
 def test_an_acknowledged_message_moves_nothing(consumer: Consumer) -> None:
     consumer.settle(VIEW, 5)
-    message = consumer._chunk_message(VIEW, parsed(98, 99), GENERATION)
+    message = consumer._fetch_message({VIEW: parsed(98, 99)}, GENERATION)
     consumer._unacked_messages = {message}
     assert consumer.ack(message)
     assert message.acked
