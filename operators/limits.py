@@ -103,7 +103,7 @@ settling_batches_max: Final = 4
 partition_queue_events_max: Final = 2_000
 """Records of one source partition that wait for a batch; beyond it the partition is not fetched."""
 fetch_pace_ms: Final = 50
-"""How long a fetch waits for the batch that is computed, where the broker is not known to have more."""
+"""How long a fetch waits for the batch whose states are updated, where the broker is not known to have more."""
 fetch_part_wait_ms: Final = 10
 """How long the broker waits for records where a fetch leaves out a partition whose last ones wait for room."""
 align_wait_ms: Final = 200
