@@ -21,7 +21,7 @@ __all__ = ["RECALL_MIN", "Approximate", "build"]
 
 RECALL_MIN: Final = 0.99
 """Of the exact ten, the share that must be found."""
-_CANDIDATES_MAX: Final = 8_192
+_CANDIDATES_MAX: Final = 131_072
 _TRAINED_ITEMS: Final = 50_000
 
 

@@ -14,7 +14,7 @@ from models.graphs import rank_graph
 from models.ranker import Ranker
 from models.sessions import open_session
 
-__all__ = ["Catalogue", "Search", "extended", "searches"]
+__all__ = ["Catalogue", "Search", "extended", "multiplication", "searches"]
 
 _LISTS: Final = 64
 """Lists scored at a time: the scores of a small catalogue then stay near the cache."""
@@ -68,8 +68,25 @@ def _onnx(catalogue: Catalogue, k: int) -> Search:
     return lambda vectors: ranker.top_k(vectors, k)
 
 
+def multiplication(catalogue: Catalogue, vectors: NDArray[np.float32]) -> Callable[[], None]:
+    """The product that every exact search needs, as many lists at a time as those take, always into the same memory."""
+    matrix, rows = catalogue.transposed[:-1], _rows(len(catalogue.bias))
+    scores = np.empty((min(rows, len(vectors)), matrix.shape[1]), np.float32)
+
+    def multiply() -> None:
+        for at in range(0, len(vectors), rows):
+            part = vectors[at : at + rows]
+            np.matmul(part, matrix, out=scores[: len(part)])
+
+    return multiply
+
+
+def _rows(items: int) -> int:
+    return max(min(_LISTS, _SCORES_MAX // items), 1)
+
+
 def _in_parts(search: Search, items: int) -> Search:
-    rows = max(min(_LISTS, _SCORES_MAX // items), 1)
+    rows = _rows(items)
 
     def in_parts(vectors: NDArray[np.float32]) -> Found:
         parts = [search(vectors[at : at + rows]) for at in range(0, len(vectors), rows)]

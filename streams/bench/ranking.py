@@ -17,7 +17,7 @@ from models.metrics import recall_of
 from models.runtime import OnnxEncoder
 from operators.interest import step
 from streams.bench.approximate import Approximate, build
-from streams.bench.exact import Catalogue, Search, searches
+from streams.bench.exact import Catalogue, Search, multiplication, searches
 from streams.bench.lab import BenchError
 from streams.bench.summary import machine, versions
 from streams.bench.timing import interleaved_us, medians_us
@@ -92,8 +92,7 @@ def _size(encoder: OnnxEncoder, items: int, real: int, options: RankingOptions, 
     contenders: dict[str, tuple[Callable[[], object], int]] = {
         name: (lambda search=search: search(vectors), len(vectors)) for name, search in present.items()
     }
-    transposed = catalogue.transposed[:-1]
-    contenders["product alone"] = (lambda: vectors @ transposed, len(vectors))
+    contenders["product alone"] = (multiplication(catalogue, vectors), len(vectors))
     times = interleaved_us(contenders, options.rounds, _CALL_S)
     best = min(found, key=lambda name: min(times.get(name, [np.inf])))
     echo(f"{items:,} items: {best} {min(times[best]):.1f} us a list, product alone {min(times['product alone']):.1f}")
