@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.manifest import DEVICE_STEP_FILE, SHORTLIST_FILE
+from models.ranker import SHORTLIST_FACTOR
 from models.slots import FRESH, SCRATCH
 from operators.interest import PackedJobs
 
@@ -41,7 +42,7 @@ def lists_in_half(
         "vector": vectors,
         "item_embeddings": embeddings.astype(np.float16),
         "item_bias": bias,
-        "shortlist": np.array([4 * k]),
+        "shortlist": np.array([SHORTLIST_FACTOR * k]),
         "k": np.array([k]),
     }
     (rows,) = _run(directory / SHORTLIST_FILE, ["rows"], inputs)

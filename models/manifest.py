@@ -140,7 +140,7 @@ def load_artefact(directory: Path) -> tuple[Manifest, dict[str, bytes]]:
         raise ModelError(f"{path} is not a manifest ({error}); {_FIX}") from error
     if manifest.format != FORMAT:
         raise ModelError(f"{path} has format {manifest.format}, expected {FORMAT}; {_FIX}")
-    for name in model_files(manifest.blocks):
+    for name in (*model_files(manifest.blocks), *((SHORTLIST_FILE,) if manifest.precision == "fp16" else ())):
         if name not in manifest.files:
             raise ModelError(f"{path} does not list {name}; {_FIX}")
     contents: dict[str, bytes] = {}

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from models.sessions import on_device, run_session
 
-__all__ = ["Ranker"]
+__all__ = ["SHORTLIST_FACTOR", "Ranker"]
 
 _SCORES_MAX: Final = 32 * 1024 * 1024
 """Scores of one call: bounds the memory of a large catalogue."""
-_SHORTLIST_FACTOR: Final = 4
+SHORTLIST_FACTOR: Final = 4
 """Candidates for each place of a list, where a graph scores twice."""
 
 
@@ -59,7 +59,7 @@ class Ranker:
         """Vectors (B, D) -> scores (B, k) descending, rows (B, k); a k beyond N gives all."""
         counts = {"k": np.array([min(k, self._items)], np.int64)}
         if self._shortlists:
-            counts["shortlist"] = np.minimum(_SHORTLIST_FACTOR * counts["k"], self._items)
+            counts["shortlist"] = np.minimum(SHORTLIST_FACTOR * counts["k"], self._items)
         every = range(0, max(len(vectors), 1), self._rows)
         with self._lock:
             parts = [self._call(counts | {"vector": vectors[at : at + self._rows]}) for at in every]

@@ -115,19 +115,22 @@ class OnnxEncoder:
             ModelError: ONNX Runtime refuses a graph, or the device that was asked for.
         """
         with self._lock:
-            self._sessions = self._on_device() or self._on_cpu()
+            self._sessions = self._on_device_if_there() or self._on_cpu()
 
-    def _on_device(self) -> _Sessions | None:
+    def _on_device_if_there(self) -> _Sessions | None:
         """None where there is none to be had, and none was asked for."""
         if not self._as_device and self._wanted == _CPU:
             return None
         try:
-            step = self._open(DEVICE_STEP_FILE, self._wanted, captures=True)
-        except ModelError as error:
+            return self._on_device()
+        except Exception as error:  # ONNX Runtime's own kinds, for want of memory among others
             if self._as_device or self._asked == "cuda":
-                raise
+                raise ModelError(f"{error}; see `headwater doctor`") from error
             log.warning("CUDA cannot be used, lists are made on the CPU: %s", error)
             return None
+
+    def _on_device(self) -> _Sessions | None:
+        step = self._open(DEVICE_STEP_FILE, self._wanted, captures=True)
         device = device_of(step)
         if device == "cpu" and not self._as_device:
             return None
@@ -137,7 +140,7 @@ class OnnxEncoder:
         put = self._open(DEVICE_PUT_FILE, self._wanted)
         rank = self._open(SHORTLIST_FILE if is_half else RANK_FILE, self._wanted)
         if {device_of(put), device_of(rank)} != {device}:
-            raise ModelError("CUDA takes a part of the model only; see `headwater doctor`")
+            raise ModelError("CUDA takes a part of the model only")
         embeddings = on_device(self._ort, self._embeddings, device)
         ranked = on_device(self._ort, self._embeddings.astype(np.float16), device) if is_half else embeddings
         edition = self._bias_edition  # before the copy: what changes meanwhile is of a later edition

@@ -111,6 +111,16 @@ def test_the_products_of_a_gpu_are_in_fp16_where_the_model_is_and_its_lists_in_f
     assert half.top_k(vectors, 13_344)[1].shape == (50, 13_344)
 
 
+def test_a_model_in_fp16_without_its_shortlist_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "half").mkdir()
+    made = compress(DEFAULT_ARTEFACT, tmp_path / "half", "fp16")
+    files = {name: digest for name, digest in made.files.items() if name != "device_shortlist.onnx"}
+    version = version_of(made.name, files)
+    write_manifest(tmp_path / "half", msgspec.structs.replace(made, files=files, version=version))
+    with pytest.raises(ModelError, match=r"does not list device_shortlist.onnx; export"):
+        OnnxEncoder(tmp_path / "half", providers="cpu")
+
+
 def test_a_model_whose_products_fp16_would_change_is_refused(
     reference: OnnxEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
