@@ -5,6 +5,7 @@ the real data everything is synthetic, and the result says so.
 """
 
 import asyncio
+import os
 import shutil
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -184,6 +185,7 @@ def _measure(point: _Point) -> dict[str, float]:
         asyncio.run(point.lab.wait_for_group(point.name, point.backlog, workers[0].process))
         processor_us = processor_us_of(before, [worker.metrics() for worker in workers])
         measured = asyncio.run(read_back(point.lab, point.backlog, point.topics.recommendations))
+        os.sync()  # a light load is not to wait for what the bench itself has filled in
         quantiles = _freshness(point)
         memory = sum(rss_mb(worker.process.pid) for worker in workers)
     disk = sum(file.stat().st_size for home in _homes(point) for file in home.rglob("*") if file.is_file())
