@@ -12,7 +12,7 @@ import numpy as np
 from models.graphs import matmul_graph
 from models.manifest import load_artefact, stage_files
 from models.runtime import OnnxEncoder
-from models.sessions import device_of, open_session
+from models.sessions import device_of, on_device, open_session
 
 __all__ = ["flops_per_event", "flops_per_list", "matmul_flops_per_s", "product_type"]
 
@@ -68,8 +68,7 @@ def matmul_flops_per_s(
     draw = np.random.default_rng(0).standard_normal
     binding = session.io_binding()
     for name in ("a", "b"):
-        value = ort.OrtValue.ortvalue_from_numpy(draw((size, size), np.float32).astype(kind), device, 0)
-        binding.bind_ortvalue_input(name, value)
+        binding.bind_ortvalue_input(name, on_device(ort, draw((size, size), np.float32).astype(kind), device))
     binding.bind_output("c", device)
     session.run_with_iobinding(binding)
     done, best, began = 0, 0.0, clock()

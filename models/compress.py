@@ -170,10 +170,11 @@ def _written(source: Path, reference: OnnxEncoder, out: Path, precision: Precisi
     for name, content in contents.items():
         (out / name).write_bytes(content)
     if precision != "fp32":
-        for name in (*stage_files(manifest.blocks), DEVICE_STEP_FILE):
+        for name in stage_files(manifest.blocks):
             (out / name).write_bytes(compressed(contents[name], coarse))
+        step = compressed(contents[DEVICE_STEP_FILE], coarse)
+        (out / DEVICE_STEP_FILE).write_bytes(half_products(step) if precision == "fp16" else step)
         if precision == "fp16":
-            (out / DEVICE_STEP_FILE).write_bytes(half_products((out / DEVICE_STEP_FILE).read_bytes()))
             (out / SHORTLIST_FILE).write_bytes(shortlist_graph(manifest.vector_width))
         matrix = reference.embeddings(np.arange(manifest.items))
         np.save(out / EMBEDDINGS_FILE, pack_rows(matrix, precision), allow_pickle=False)

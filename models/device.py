@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.advance import calls_of
-from models.device_graphs import EVENT_ROWS, ROUND_EVENTS_MAX, USER_ROWS
+from models.device_graphs import EVENT_ROWS, ROUND_EVENTS_MAX, USER_ROWS, step_inputs
 from models.slots import FRESH, SCRATCH, Slots
 from operators.interest import PackedJobs
 
@@ -116,15 +116,11 @@ class DeviceAdvance:
         """One call of the graph, filled up with users of one event that nobody reads."""
         size, count = int(lengths.sum()), len(lengths)
         call = self._call(_size_of(size + 1), _size_of(count))
-        ends = np.cumsum(lengths)
-        firsts = ends - lengths
         events, users = np.zeros(call.events.shape(), np.int64), np.empty(call.users.shape(), np.int64)
         last = len(events[0]) - 1
         events[EVENT_ROWS.index("first")] = np.arange(last + 1)
-        of_events = np.repeat(firsts, lengths)
-        events[:, :size] = [*columns, np.arange(size) - of_events, of_events]
         users[:] = np.array([FRESH, SCRATCH, last, last])[:, None]
-        users[:, :count] = [sources, targets, firsts, ends - 1]
+        events[:, :size], users[:, :count] = step_inputs(columns, lengths, sources, targets)
         call.events.update_inplace(events)
         call.users.update_inplace(users)
         self._step.run_with_iobinding(call.binding, call.options)

@@ -4,6 +4,7 @@ Users' states stay on the device, in the rows of one matrix, the slots; a call r
 """
 
 import importlib
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -12,7 +13,16 @@ from numpy.typing import NDArray
 from models.graphs import first_inputs, mix
 from models.onnx_graph import Graph, Tensor, Tensors, Weights
 
-__all__ = ["EVENT_ROWS", "ROUND_EVENTS_MAX", "USER_ROWS", "half_products", "put_graph", "shortlist_graph", "step_graph"]
+__all__ = [
+    "EVENT_ROWS",
+    "ROUND_EVENTS_MAX",
+    "USER_ROWS",
+    "half_products",
+    "put_graph",
+    "shortlist_graph",
+    "step_graph",
+    "step_inputs",
+]
 
 _DOUBLINGS: Final = 6
 ROUND_EVENTS_MAX: Final = 2**_DOUBLINGS
@@ -73,6 +83,26 @@ def step_graph(weights: Weights, decay: NDArray[np.float32]) -> bytes:
         "vector": (kinds.FLOAT, ["users_size", width]),
     }
     return graph.model("step", inputs, hidden_and_vector | {"hold_after": slots})
+
+
+def step_inputs(
+    columns: Sequence[NDArray[np.int64]],
+    lengths: NDArray[np.int64],
+    sources: NDArray[np.int64],
+    targets: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """``events`` (5, P) and ``users`` (4, B) of ``step_graph``.
+
+    Args:
+        columns: rows, types and gaps (P,) of the events, user by user.
+        lengths: (B,) events of each user.
+        sources, targets: (B,) slots of the states before and after.
+    """
+    ends = np.cumsum(lengths)
+    firsts = ends - lengths
+    of_events = np.repeat(firsts, lengths)
+    events = np.array([*columns, np.arange(len(of_events)) - of_events, of_events])
+    return events, np.array([sources, targets, firsts, ends - 1])
 
 
 def _rows(graph: Graph, matrix: str, count: int) -> list[str]:

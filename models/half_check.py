@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.device_graphs import step_inputs
 from models.manifest import DEVICE_STEP_FILE, SHORTLIST_FILE
 from models.ranker import SHORTLIST_FACTOR
 from models.slots import FRESH, SCRATCH
@@ -27,15 +28,14 @@ def lists_in_half(
         embeddings: (N, D), bias: (N,), of its items.
     """
     lengths = np.diff(packed.ends, prepend=0)
-    firsts = packed.ends - lengths
-    of_events = np.repeat(firsts, lengths)
-    users = np.arange(len(lengths))
-    events = np.array([packed.rows, packed.types, packed.gaps, np.arange(len(of_events)) - of_events, of_events])
+    targets = SCRATCH + 1 + np.arange(len(lengths))
+    columns = packed.rows, packed.types, packed.gaps
+    events, users = step_inputs(columns, lengths, np.full_like(targets, FRESH), targets)
     inputs = {
-        "hold": np.zeros((SCRATCH + 1 + len(users), packed.hidden.shape[1]), np.float32),
+        "hold": np.zeros((SCRATCH + 1 + len(targets), packed.hidden.shape[1]), np.float32),
         "item_embeddings": embeddings,
         "events": events,
-        "users": np.array([np.full_like(users, FRESH), SCRATCH + 1 + users, firsts, packed.ends - 1]),
+        "users": users,
     }
     (vectors,) = _run(directory / DEVICE_STEP_FILE, ["vector"], inputs)
     inputs = {

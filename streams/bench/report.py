@@ -270,8 +270,8 @@ def _encoder_lines(result: Result) -> list[str]:
     limits = [[name.replace("_", " "), f"{value:g}"] for name, value in paper.items() if name != "batch"]
     return [
         f"{result['provider']}, {result['clock']}; peak {result['peak_gflops']:g} GFLOP/s in"
-        f" {result['products']}: an event's matrix"
-        f" products take {result['step_limit_us']:g} us at it and a list's {result['top_k_limit_us']:g} us.",
+        f" {result['products']}: an event's matrix products take {result['step_limit_us']:g} us at it and a list's"
+        f" {result['top_k_limit_us']:g} us.",
         "",
         *_table(("batch", "step, us an event", "of the limit", "top 10, us a list", "of the limit"), rows),
         "",
