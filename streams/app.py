@@ -289,8 +289,9 @@ class Worker:
     async def _housekeeping(self) -> None:
         while True:
             await asyncio.sleep(limits.flush_interval_s)
-            await asyncio.get_running_loop().run_in_executor(self._write_thread, self.store.flush)
-            # What a restore deleted, which another worker erased; beside the settlements, which must not wait for it.
+            # Beside the settlements, which must not wait for it.
+            await asyncio.to_thread(self.store.flush)
+            # What a restore deleted, which another worker erased.
             await asyncio.to_thread(self.store.scrub)
             self.metrics.gauges["cached_users"] = len(self.states)
             self.metrics.gauges["state_bytes"] = self.store.size_bytes()

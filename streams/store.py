@@ -9,6 +9,7 @@ import fcntl
 import shutil
 import stat
 import threading
+from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,11 +23,11 @@ from rocksdict import (
     Options,
     Rdict,
     WriteBatch,
-    WriteBufferManager,
     WriteOptions,
 )
 
 from operators import limits
+from streams.memtables import Memtables
 from streams.resources import explained
 
 __all__ = ["OFFSET_KEY", "StateStore", "StoreError"]
@@ -38,9 +39,12 @@ _MB: Final = 1024 * 1024
 _L0_FILES: Final = 4
 _L0_FILES_BULK: Final = 40
 """Files of the first level, in any order, that a compaction waits for: more of them are rewritten less often."""
-_L0_FILES_SLOW: Final = 64
 _L0_FILES_MAX: Final = 96
-"""Where writes are slowed down and stopped: out of the way of a restore, and of the compaction that is due after it."""
+"""With so many nothing is flushed until a compaction has come by; writes wait once the memtables are full."""
+_NEVER: Final = 1 << 30
+"""RocksDB holds no write up: that would be with the interpreter lock, and heartbeats would stop with it."""
+_ENTRY_BYTES: Final = 64
+"""What a memtable needs for an entry beyond key and value."""
 
 
 class StoreError(RuntimeError):
@@ -67,15 +71,13 @@ class StateStore:
         """
         self.directory = directory
         self._lock = _locked(directory)
-        # Memtables count against the block cache: the two together stay within the sum of both settings.
-        self._cache = Cache((block_cache_mb + write_buffer_mb) * _MB)
-        self._buffers = WriteBufferManager.new_write_buffer_manager_with_cache(
-            write_buffer_mb * _MB, False, self._cache
-        )
+        self._cache = Cache(block_cache_mb * _MB)
+        self._memtables = Memtables(write_buffer_mb * _MB, self._flush, self._is_full)
         self._open_files_max = open_files_max
         self._write_buffer_bytes = write_buffer_mb * _MB
         self._databases: dict[int, Rdict] = {}
-        self._closing = threading.Lock()
+        self._released = threading.Condition()
+        self._holders: Counter[int] = Counter()
         self._stained: set[int] = set()
         """Partitions of which something was deleted and may still be in a file."""
         self._write_options = WriteOptions()
@@ -111,20 +113,23 @@ class StateStore:
 
     def close(self, partition: int) -> None:
         """Flush and close a partition's database; one that is not open is left alone."""
-        with self._closing:
+        with self._released:
             database = self._databases.pop(partition, None)
-            if database is not None:
-                with self._explained(partition):
-                    if partition in self._stained:
-                        self._clean(partition, database)
-                    else:
-                        database.flush()
-                    database.close()
+            self._released.wait_for(lambda: not self._holders[partition])
+        if database is not None:
+            with self._explained(partition):
+                if partition in self._stained:
+                    self._clean(partition, database)
+                else:
+                    database.flush()
+                database.close()
+            self._memtables.forget(partition)
 
     def close_all(self) -> None:
         """Flush and close every database."""
         for partition in list(self._databases):
             self.close(partition)
+        self._memtables.close()
         self._lock.close()
 
     def destroy(self, partition: int) -> None:
@@ -149,6 +154,7 @@ class StateStore:
 
     def write(self, partition: int, changes: Iterable[tuple[bytes, bytes | None]], offset: int) -> None:
         """Apply changes (None deletes) and the changelog offset in one atomic WriteBatch."""
+        self._memtables.make_room()
         batch = WriteBatch(raw_mode=True)
         deletes = False
         for key, value in changes:
@@ -158,8 +164,10 @@ class StateStore:
             else:
                 batch.put(key, value)
         batch.put(OFFSET_KEY, offset.to_bytes(8, "little", signed=True))
+        size = batch.size_in_bytes() + _ENTRY_BYTES * batch.len()
         with self._explained(partition):
             self._database(partition).write(batch, self._write_options)
+        self._memtables.add(partition, size)
         if deletes:  # noted when it is in the memtable: a scrub that runs meanwhile may have missed it
             self._stained.add(partition)
 
@@ -172,11 +180,7 @@ class StateStore:
     def flush(self) -> None:
         """Write the memtables of every partition to disk: the tail to restore after a crash starts anew."""
         for partition in list(self._databases):
-            with self._closing:
-                database = self._databases.get(partition)
-                if database is not None:
-                    with self._explained(partition):
-                        database.flush()
+            self._flush(partition)
 
     def scrub(self, partitions: Iterable[int] = ()) -> None:
         """Rewrite the files of ``partitions`` and of every partition with deletions, so that no deleted byte is left.
@@ -184,11 +188,36 @@ class StateStore:
         The whole partition: RocksDB writes the ends of a narrower range to its manifest. Writes may go on meanwhile.
         """
         for partition in {*partitions, *self._stained}:
-            with self._closing:
-                database = self._databases.get(partition)
+            with self._held(partition) as database:
                 if database is not None:
-                    with self._explained(partition):
-                        self._clean(partition, database)
+                    self._clean(partition, database)
+
+    def _flush(self, partition: int) -> None:
+        with self._held(partition) as database:
+            if database is not None:
+                with self._memtables.flushing(partition):
+                    database.flush()
+
+    def _is_full(self, partition: int) -> bool:
+        """Not where RocksDB has stopped compacting for an error: a flush says which."""
+        with self._held(partition) as database:
+            if database is None or database.property_int_value("rocksdb.background-errors"):
+                return False
+            return int(database.property_value("rocksdb.num-files-at-level0") or 0) >= _L0_FILES_MAX
+
+    @contextmanager
+    def _held(self, partition: int) -> Generator[Rdict | None]:
+        """A partition's database, which is not closed meanwhile; None where it is not open."""
+        with self._released:
+            database = self._databases.get(partition)
+            self._holders[partition] += 1
+        try:
+            with self._explained(partition):
+                yield database
+        finally:
+            with self._released:
+                self._holders[partition] -= 1
+                self._released.notify_all()
 
     def _clean(self, partition: int, database: Rdict) -> None:
         self._stained.discard(partition)
@@ -233,12 +262,13 @@ class StateStore:
         options = Options(raw_mode=True)
         options.create_if_missing(True)
         options.set_block_based_table_factory(blocks)
-        options.set_write_buffer_manager(self._buffers)
-        options.set_write_buffer_size(max(self._write_buffer_bytes // 4, _MB))
+        options.set_write_buffer_size(2 * self._write_buffer_bytes)  # never full before all of them are
         options.set_max_open_files(self._open_files_max)
         options.set_level_zero_file_num_compaction_trigger(_L0_FILES)
-        options.set_level_zero_slowdown_writes_trigger(_L0_FILES_SLOW)
-        options.set_level_zero_stop_writes_trigger(_L0_FILES_MAX)
+        options.set_level_zero_slowdown_writes_trigger(_NEVER)
+        options.set_level_zero_stop_writes_trigger(_NEVER)
+        options.set_soft_pending_compaction_bytes_limit(0)
+        options.set_hard_pending_compaction_bytes_limit(0)
         options.set_keep_log_file_num(2)
         # A manifest names the first and last key of files that are long gone: each change begins a new one.
         options.set_max_manifest_file_size(1)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from streams.store import OFFSET_KEY, StateStore, StoreError
 KEYS = 37
 WRITER = """
 import sys
+import threading
 from pathlib import Path
 from streams.store import StateStore
 store = StateStore(Path(sys.argv[1]), block_cache_mb=8, write_buffer_mb=1)
@@ -290,3 +292,55 @@ def test_a_scrub_that_fails_is_made_up_for(store: StateStore) -> None:
     databases[0] = plain
     store.scrub()
     assert not _named_in(store.directory, mark)
+
+
+def test_a_partition_behind_with_compaction_holds_up_its_writers_only(
+    store: StateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.store._L0_FILES_MAX", 3)
+    database = store._databases[0]
+    database.set_options({"disable_auto_compactions": "true"})
+    for offset in range(3):
+        store.write(0, [(b"a", b"%d" % offset)], offset)
+        store.flush()
+    store.write(0, [(b"b", secrets.token_bytes(9_000_000))], 3)
+    writer = threading.Thread(target=store.write, args=(0, [(b"c", b"c")], 4), daemon=True)
+    writer.start()
+    writer.join(0.3)  # a writer that kept the interpreter lock would be waited for without an end
+    assert writer.is_alive()
+    assert store.offset(0) == 3
+    database.set_options({"disable_auto_compactions": "false", "level0_file_num_compaction_trigger": "2"})
+    writer.join(20)
+    assert store.offset(0) == 4
+
+
+def test_a_partition_is_closed_when_its_flush_is_over(store: StateStore) -> None:
+    flushing, may_end = threading.Event(), threading.Event()
+
+    class Slow:
+        def flush(self) -> None:
+            flushing.set()
+            assert may_end.wait(10)
+            plain.flush()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(plain, name)
+
+    databases: dict[int, Any] = store._databases
+    plain = databases[0]
+    store.write(0, [(b"a", b"1")], 0)
+    databases[0] = Slow()
+    flush = threading.Thread(target=store.flush, daemon=True)
+    flush.start()
+    assert flushing.wait(10)
+    store.write(0, [(b"b", b"2")], 1)
+    close = threading.Thread(target=store.close, args=(0,), daemon=True)
+    close.start()
+    close.join(0.2)
+    assert close.is_alive()
+    may_end.set()
+    close.join(10)
+    assert not close.is_alive()
+    assert store._memtables.bytes == 0
+    store.open(0)
+    assert store.get(0, b"a") == b"1"
