@@ -146,7 +146,7 @@ restore_fetch_bytes_max: Final = 16 * 1024 * 1024
 restore_partition_fetch_bytes_max: Final = 2 * 1024 * 1024
 """Of one partition in such a fetch, so that it brings several, which are written side by side."""
 restore_bulk_offsets_min: Final = 50_000
-"""Offsets of a partition to restore from which it is worth compacting less often meanwhile."""
+"""Offsets of a partition to restore from which it is worth collecting no garbage meanwhile."""
 restore_threads_max: Final = 4
 """Partitions that a restore writes at a time."""
 encoder_backoff_max_s: Final = 60.0

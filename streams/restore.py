@@ -3,7 +3,7 @@
 The changelog is read by a consumer of its own, outside the consumer group, and only what is committed: a transaction
 that is still open is waited for, or, where its owner is gone, ended (``ChunkConsumer.fence_owners``). While one fetch
 is written, in a thread per partition, the next one is read. A partition whose files are on disk reads only the tail;
-one that has much to read is compacted less often meanwhile.
+one that has much to read is not looked through for garbage meanwhile.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -205,7 +205,7 @@ class _Run:
         self.writing = asyncio.ensure_future(self._in_threads(calls))
 
     async def _finish(self, last: "asyncio.Future[None]") -> None:
-        """Wait for the last write, then have partitions compacted as usual again."""
+        """Wait for the last write, then have garbage collected as usual again."""
         try:
             await last
         finally:

@@ -1,5 +1,8 @@
 """The state store: one RocksDB a partition, all under one bound of memory.
 
+Values of a kilobyte or more, which states are, lie in files of their own (BlobDB): a compaction moves keys, and of the
+values those whose file is old enough to be looked through for garbage.
+
 A database is at every moment a prefix of its partition's changelog: values and the offset of the last applied
 changelog record go in one WriteBatch. The write-ahead log is off. What a crash takes from the memtables the
 changelog gives back, and a periodic flush bounds how much that is.
@@ -16,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from rocksdict import (
+    BlockBasedIndexType,
     BlockBasedOptions,
     BottommostLevelCompaction,
     Cache,
@@ -37,12 +41,18 @@ OFFSET_KEY: Final = b"\x00offset"
 
 _MB: Final = 1024 * 1024
 _L0_FILES: Final = 4
-_L0_FILES_BULK: Final = 40
-"""Files of the first level, in any order, that a compaction waits for: more of them are rewritten less often."""
+"""Files of the first level, in any order, that a compaction waits for."""
 _L0_FILES_MAX: Final = 96
 """With so many nothing is flushed until a compaction has come by; writes wait once the memtables are full."""
 _NEVER: Final = 1 << 30
 """RocksDB holds no write up: that would be with the interpreter lock, and heartbeats would stop with it."""
+_BLOB_BYTES_MIN: Final = 1024
+_BLOB_FILE_BYTES: Final = 64 * _MB
+_OLD_SHARE: Final = 0.15
+"""Of the files of values, the oldest; a compaction copies what it meets in them, so that they can go."""
+_OLD_SHARE_OPTION: Final = "blob_garbage_collection_age_cutoff"
+_GARBAGE_SHARE: Final = 0.4
+"""With so much garbage in these, they are compacted although nothing else is due."""
 _ENTRY_BYTES: Final = 64
 """What a memtable needs for an entry beyond key and value."""
 
@@ -78,6 +88,7 @@ class StateStore:
         self._databases: dict[int, Rdict] = {}
         self._released = threading.Condition()
         self._holders: Counter[int] = Counter()
+        self._cleaning = threading.Lock()
         self._stained: set[int] = set()
         """Partitions of which something was deleted and may still be in a file."""
         self._write_options = WriteOptions()
@@ -172,10 +183,9 @@ class StateStore:
             self._stained.add(partition)
 
     def set_bulk(self, partition: int, is_bulk: bool) -> None:
-        """Compact an open partition's files less often while much is written, or as usual again."""
-        files = _L0_FILES_BULK if is_bulk else _L0_FILES
+        """Look for no garbage in an open partition while much is written, or as usual again."""
         with self._explained(partition):
-            self._database(partition).set_options({"level0_file_num_compaction_trigger": str(files)})
+            self._database(partition).set_options({"enable_blob_garbage_collection": str(not is_bulk).lower()})
 
     def flush(self) -> None:
         """Write the memtables of every partition to disk: the tail to restore after a crash starts anew."""
@@ -220,15 +230,19 @@ class StateStore:
                 self._released.notify_all()
 
     def _clean(self, partition: int, database: Rdict) -> None:
-        self._stained.discard(partition)
+        """Write every value anew: one compaction through all levels that takes every file for old."""
         options = CompactOptions()
         options.set_bottommost_level_compaction(BottommostLevelCompaction.force())
-        try:
-            database.flush()
-            database.compact_range(None, None, options)
-        except BaseException:
-            self._stained.add(partition)
-            raise
+        with self._cleaning:
+            self._stained.discard(partition)
+            try:
+                database.set_options({"enable_blob_garbage_collection": "true", _OLD_SHARE_OPTION: "1.0"})
+                database.flush()
+                database.compact_range(None, None, options)
+                database.set_options({_OLD_SHARE_OPTION: str(_OLD_SHARE)})
+            except BaseException:
+                self._stained.add(partition)
+                raise
 
     def size_bytes(self) -> int:
         """Bytes on disk."""
@@ -259,10 +273,20 @@ class StateStore:
         blocks.set_block_cache(self._cache)
         blocks.set_cache_index_and_filter_blocks(True)
         blocks.set_bloom_filter(10, False)
+        # An index of one piece is read whole, 300 KB a file: of many users, more than the cache holds of all files.
+        blocks.set_index_type(BlockBasedIndexType.two_level_index_search())
+        blocks.set_partition_filters(True)
+        blocks.set_pin_top_level_index_and_filter(True)
         options = Options(raw_mode=True)
         options.create_if_missing(True)
         options.set_block_based_table_factory(blocks)
         options.set_write_buffer_size(2 * self._write_buffer_bytes)  # never full before all of them are
+        options.set_enable_blob_files(True)
+        options.set_min_blob_size(_BLOB_BYTES_MIN)
+        options.set_blob_file_size(_BLOB_FILE_BYTES)
+        options.set_enable_blob_gc(True)
+        options.set_blob_gc_age_cutoff(_OLD_SHARE)
+        options.set_blob_gc_force_threshold(_GARBAGE_SHARE)
         options.set_max_open_files(self._open_files_max)
         options.set_level_zero_file_num_compaction_trigger(_L0_FILES)
         options.set_level_zero_slowdown_writes_trigger(_NEVER)

@@ -1,5 +1,7 @@
 """A store whose files were damaged holds what the changelog had at its offset, or refuses: never anything else."""
 
+# pyright: reportPrivateUsage=false
+
 import random
 import shutil
 from collections import Counter
@@ -13,8 +15,10 @@ from streams.store import StateStore, StoreError
 
 _USERS: Final = 400
 _WRITES: Final = 40
-_VALUE_BYTES: Final = 700
-_KINDS: Final = ("sst", "MANIFEST", "CURRENT")
+_VALUE_BYTES: Final = (700, 1_500)
+"""Some lie beside their key, some in files of their own."""
+_KINDS: Final = ("sst", "blob", "MANIFEST", "CURRENT")
+_MAY_BE_GONE: Final = ("sst", "blob")
 
 Prefixes = dict[int | None, dict[bytes, bytes]]
 """What the changelog has up to each offset at which a write ended."""
@@ -30,9 +34,12 @@ def _filled(directory: Path, rng: random.Random) -> Prefixes:
     prefixes: Prefixes = {None: {}}
     store, offset = _new_store(directory), -1
     store.open(0)
-    store.set_bulk(0, True)  # or a compaction may leave a single file before it is closed
+    # Or a compaction may leave a single file before it is closed.
+    store._databases[0].set_options({"disable_auto_compactions": "true"})
     for number in range(_WRITES):
-        changes = [(b"user-%d" % user, rng.randbytes(_VALUE_BYTES)) for user in rng.sample(range(_USERS), 60)]
+        changes = [
+            (b"user-%d" % user, rng.randbytes(rng.choice(_VALUE_BYTES))) for user in rng.sample(range(_USERS), 60)
+        ]
         offset += len(changes)
         store.write(0, changes, offset)
         content.update(changes)
@@ -66,10 +73,10 @@ _DAMAGES: Final[tuple[Callable[[bytearray, random.Random], None], ...]] = (_flip
 
 
 def _damage(directory: Path, kind: str, rng: random.Random) -> None:
-    """Change one file of the kind; an SST file may also be gone."""
-    files = sorted(directory.glob("0/*.sst" if kind == "sst" else f"0/{kind}*"))
+    """Change one file of the kind; one that holds data may also be gone."""
+    files = sorted(directory.glob(f"0/*.{kind}" if kind in _MAY_BE_GONE else f"0/{kind}*"))
     file = rng.choice(files)
-    if kind == "sst" and rng.random() < 0.1:
+    if kind in _MAY_BE_GONE and rng.random() < 0.1:
         file.unlink()
         return
     before = file.read_bytes()
@@ -100,7 +107,8 @@ def _outcome(directory: Path, prefixes: Prefixes) -> str:
 def test_damaged_files_never_give_a_wrong_state(tmp_path: Path, cases: int) -> None:
     rng = random.Random(7)
     prefixes = _filled(tmp_path / "whole", rng)
-    assert len(list((tmp_path / "whole").glob("0/*.sst"))) > 1, "several files, or there is little to damage"
+    for kind in _MAY_BE_GONE:
+        assert len(list((tmp_path / "whole").glob(f"0/*.{kind}"))) > 1, "several files, or there is little to damage"
     outcomes: Counter[tuple[str, str]] = Counter()
     for number in range(cases):
         directory, kind = tmp_path / f"case-{number}", _KINDS[number % len(_KINDS)]

@@ -240,14 +240,16 @@ def test_a_failed_write_ends_the_restore_when_the_others_are_over() -> None:
     restoring(store, consumer)(use)
 
 
-def test_a_large_partition_is_compacted_less_often_until_the_restore_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_garbage_is_collected_in_a_large_partition_until_the_restore_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "restore_bulk_offsets_min", 10)
     store, log = SlowStore(), {0: filled(0, 12), 1: filled(1, 9)}
     restore(store, FakeConsumer(log, {0: 12, 1: 9}, [{0: 3, 1: 3}] * 2), [0, 1])  # type: ignore[arg-type]
     assert store.bulk == [(0, True), (0, False)]
 
 
-def test_compaction_is_as_usual_again_after_a_restore_that_was_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_garbage_is_collected_as_usual_again_after_a_restore_that_was_broken_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(limits, "restore_bulk_offsets_min", 10)
     store = SlowStore()
     consumer = FakeConsumer({0: filled(0, 12)}, {0: 12}, [{0: 3}] * 3, then=None)

@@ -221,18 +221,20 @@ def _named_in(directory: Path, text: bytes) -> list[str]:
 
 
 @pytest.mark.parametrize("place", ["first", "middle", "last"])
-@pytest.mark.parametrize("how", ["told", "stained", "closed"])
-def test_a_scrub_leaves_no_byte_of_what_was_deleted(store: StateStore, place: str, how: str) -> None:
+@pytest.mark.parametrize("how", ["told", "stained", "closed", "while restored"])
+@pytest.mark.parametrize("size", [48, 1_100])  # the larger ones lie in files of their own
+def test_a_scrub_leaves_no_byte_of_what_was_deleted(store: StateStore, place: str, how: str, size: int) -> None:
     # Random marks beside the keys: prefixes that keys share, and compression, would hide what is still there.
     keys = sorted(secrets.token_bytes(16) for _ in range(1_000))
     marks = {key: secrets.token_bytes(24) for key in keys}
     victim = keys[{"first": 0, "middle": 500, "last": -1}[place]]
     for round_ in range(3):
-        store.write(0, [(key, secrets.token_bytes(48) + marks[key]) for key in keys], round_)
+        store.write(0, [(key, secrets.token_bytes(size) + marks[key]) for key in keys], round_)
         store.flush()
     assert len(_named_in(store.directory, marks[victim])) == 3
     store.write(0, [(victim, None)], 3)
-    if how == "told":
+    store.set_bulk(0, how == "while restored")
+    if how in ("told", "while restored"):
         store.scrub({0})
     elif how == "stained":
         store.scrub()
