@@ -3,6 +3,7 @@
 import logging
 from collections import OrderedDict, defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import MappingProxyType
 from typing import Final
@@ -65,6 +66,7 @@ class States:
         self._snapshot_events: dict[int, int] = {}
         self._sources = sources
         self._sources_due: dict[int, bytes] = {}
+        self._readers = ThreadPoolExecutor(limits.load_threads_max, "headwater-load")
         self.misplaced_users = 0
         """New users whose partition is not the one that Kafka's default partitioner gives."""
 
@@ -82,18 +84,30 @@ class States:
             else:
                 self._cache.move_to_end(user)
                 loaded[user] = cached
-        for partition, of_partition in missing.items():
-            values = self._store.load(partition, [user.key for user in of_partition])
-            for user, value in zip(of_partition, self._or_husks(partition, of_partition, values), strict=True):
+        for users_read, values in self._read(missing):
+            for user, value in zip(users_read, values, strict=True):
                 self._cache[user] = loaded[user] = self._new_user(user) if value is None else _decode(user, value)
         while len(self._cache) > self._cache_users_max:
             self._cache.popitem(last=False)
         return loaded
 
-    def _or_husks(
-        self, partition: int, users: Sequence[UserKey], values: Sequence[bytes | None]
-    ) -> Sequence[bytes | None]:
-        """Where a user has no state, what an erasure left of one."""
+    def _read(
+        self, missing: Mapping[int, Sequence[UserKey]]
+    ) -> Iterable[tuple[Sequence[UserKey], Sequence[bytes | None]]]:
+        """Users with what is stored of them. Many are read several pieces at a time: a disk has more than one hand."""
+        pieces = [
+            users[start : start + limits.load_users_max]
+            for users in missing.values()
+            for start in range(0, len(users), limits.load_users_max)
+        ]
+        if sum(map(len, pieces)) <= limits.load_users_max:
+            return zip(pieces, map(self._stored, pieces), strict=True)
+        return zip(pieces, self._readers.map(self._stored, pieces), strict=True)
+
+    def _stored(self, users: Sequence[UserKey]) -> Sequence[bytes | None]:
+        """Of users of one partition: the state, or where there is none what an erasure left of one."""
+        partition = users[0].partition
+        values = self._store.load(partition, [user.key for user in users])
         new = [user for user, value in zip(users, values, strict=True) if value is None]
         if not new:
             return values
@@ -192,6 +206,10 @@ class States:
                     parts = changed_parts(self._covisitation[partition])
                     due += [(partition, COVISITATION_KEY + name.encode(), value) for name, value in parts]
         return due
+
+    def close(self) -> None:
+        """Give the threads back; nothing is loaded any more."""
+        self._readers.shutdown(wait=True)
 
     def forget(self) -> None:
         """Drop everything that is not in the store; for a rebalance, when nothing is in work."""

@@ -48,7 +48,9 @@ _NEVER: Final = 1 << 30
 """RocksDB holds no write up: that would be with the interpreter lock, and heartbeats would stop with it."""
 _BLOB_BYTES_MIN: Final = 1024
 _BLOB_FILE_BYTES: Final = 64 * _MB
-_OLD_SHARE: Final = 0.15
+_BLOB_READAHEAD_BYTES: Final = 2 * _MB
+"""Of a compaction, which otherwise reads value by value."""
+_OLD_SHARE: Final = 0.1
 """Of the files of values, the oldest; a compaction copies what it meets in them, so that they can go."""
 _OLD_SHARE_OPTION: Final = "blob_garbage_collection_age_cutoff"
 _GARBAGE_SHARE: Final = 0.4
@@ -284,6 +286,7 @@ class StateStore:
         options.set_enable_blob_files(True)
         options.set_min_blob_size(_BLOB_BYTES_MIN)
         options.set_blob_file_size(_BLOB_FILE_BYTES)
+        options.set_blob_compaction_readahead_size(_BLOB_READAHEAD_BYTES)
         options.set_enable_blob_gc(True)
         options.set_blob_gc_age_cutoff(_OLD_SHARE)
         options.set_blob_gc_force_threshold(_GARBAGE_SHARE)

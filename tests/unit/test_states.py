@@ -1,6 +1,7 @@
 """The cache of decoded states: read through, bounded, and forgotten on a rebalance."""
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from operators.partition import partition_of
 from operators.state import StateError, UserState
 from streams.sources import SOURCES_KEY, SourceError
 from streams.states import COVISITATION_KEY, POPULARITY_KEY, States
-from streams.store import StateStore
+from streams.store import StateStore, StoreError
 from tests.fakes import event, past
 
 PARTITIONS = 4
@@ -51,6 +52,63 @@ def test_loads_what_is_stored_and_makes_what_is_not(store: StateStore) -> None:
     assert loaded[user("bob")].history_items == ["tea"]
     assert loaded[user("eve")].history_items == []
     assert len(states) == 3
+
+
+class Reads:
+    """A store that notes which threads read it; of the first ``together`` reads none ends before all have begun."""
+
+    def __init__(self, store: StateStore, together: int) -> None:
+        self._store = store
+        self._numbers = iter(range(1_000_000))
+        self._together = together
+        self._barrier = threading.Barrier(together)
+        self.threads: list[str] = []
+
+    def load(self, partition: int, keys: list[bytes]) -> list[bytes | None]:
+        self.threads.append(threading.current_thread().name)
+        if next(self._numbers) < self._together:
+            self._barrier.wait(10)
+        return self._store.load(partition, keys)
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_many_states_are_read_side_by_side_and_few_by_the_caller(
+    store: StateStore, monkeypatch: pytest.MonkeyPatch, over: int
+) -> None:
+    monkeypatch.setattr(limits, "load_users_max", 6)
+    names = [f"user-{n}" for n in range(6 + over)]
+    for offset, name in enumerate(names):
+        stored(store, name, f"item-of-{name}", offset)
+    reads = Reads(store, 1 + over)
+    states = States(reads, PARTITIONS, 10)  # type: ignore[arg-type]
+    loaded = states.load([user(name) for name in names])
+    assert [loaded[user(name)].history_items for name in names] == [[f"item-of-{name}"] for name in names]
+    caller = threading.current_thread().name
+    assert caller not in reads.threads if over else set(reads.threads) == {caller}
+    states.close()
+
+
+def test_of_a_large_partition_pieces_are_read_and_what_fails_is_told(
+    store: StateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "load_users_max", 3)
+    users = [UserKey(1, f"user-{n}".encode()) for n in range(14)]
+    for offset, one in enumerate(users):
+        of_user = UserState()
+        of_user.extend(past(f"item-{offset}", 0, 1_000, 0))
+        store.write(1, [(one.key, state.encode(of_user))], offset)
+    states = States(store, PARTITIONS, 20, plain_ids=False)
+    loaded = states.load([*users, UserKey(1, b"new")])
+    assert [loaded[one].history_items for one in users] == [[f"item-{n}"] for n in range(14)]
+    assert loaded[UserKey(1, b"new")].history_items == []
+    states.forget()
+    store.write(1, [(users[7].key, b"damaged")], 14)
+    with pytest.raises(StateError, match="user-7"):
+        states.load(users)
+    store.close(1)
+    with pytest.raises(StoreError, match="not open"):
+        states.load(users)
+    states.close()
 
 
 def test_a_cached_state_is_the_same_object_and_the_store_is_not_asked(store: StateStore) -> None:
