@@ -48,7 +48,6 @@ __all__ = [
     "produce_batch_bytes_max",
     "reason_bytes_max",
     "reshaped_candidates_max",
-    "restore_bulk_offsets_min",
     "restore_fetch_bytes_max",
     "restore_partition_fetch_bytes_max",
     "restore_threads_max",
@@ -151,8 +150,6 @@ restore_fetch_bytes_max: Final = 16 * 1024 * 1024
 """Of one fetch of the changelog, all partitions of a broker together; twice that is in memory."""
 restore_partition_fetch_bytes_max: Final = 2 * 1024 * 1024
 """Of one partition in such a fetch, so that it brings several, which are written side by side."""
-restore_bulk_offsets_min: Final = 50_000
-"""Offsets of a partition to restore from which it is worth collecting no garbage meanwhile."""
 restore_threads_max: Final = 4
 """Partitions that a restore writes at a time."""
 encoder_backoff_max_s: Final = 60.0

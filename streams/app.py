@@ -232,7 +232,7 @@ class Worker:
         await self.web.stop()
         self._write_thread.shutdown(wait=True)
         self.app.restorer.close()
-        self.store.close_all()
+        await asyncio.to_thread(self.store.close_all)
 
     def _lag_events(self) -> float:
         """Events that lie in the topics, as far as is known, and are not settled yet."""

@@ -17,17 +17,16 @@ __all__ = ["Memtables"]
 
 _FLUSHED_FROM: Final = 0.75
 """Share of the bound from which memtables are flushed; the rest takes what is written meanwhile."""
-_FULL_POLL_S: Final = 0.01
+_RETRY_S: Final = 0.01
 
 
 class Memtables:
     """Bytes by partition. Every method may be called by any thread."""
 
-    def __init__(self, bytes_max: int, flush: Callable[[int], None], is_full: Callable[[int], bool]) -> None:
-        """``flush`` flushes one partition inside ``flushing``; ``is_full``: it takes no more files for now."""
+    def __init__(self, bytes_max: int, flush: Callable[[int], bool]) -> None:
+        """``flush`` flushes one partition inside ``flushing``, or returns False where that cannot be for now."""
         self._bytes_max = bytes_max
         self._flush = flush
-        self._is_full = is_full
         self._lock = threading.Lock()
         self._written: Counter[int] = Counter()
         self._flushed: Counter[int] = Counter()
@@ -91,8 +90,6 @@ class Memtables:
     def _flush_largest(self) -> None:
         with self._lock:
             sizes = {partition: size - self._flushed[partition] for partition, size in self._written.items()}
-        for partition in sorted(sizes, key=sizes.__getitem__, reverse=True):
-            if not self._is_full(partition):
-                self._flush(partition)
-                return
-        time.sleep(_FULL_POLL_S)
+        largest_first = sorted(filter(sizes.__getitem__, sizes), key=sizes.__getitem__, reverse=True)
+        if not any(map(self._flush, largest_first)):  # up to the first that could be
+            time.sleep(_RETRY_S)

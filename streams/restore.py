@@ -2,8 +2,7 @@
 
 The changelog is read by a consumer of its own, outside the consumer group, and only what is committed: a transaction
 that is still open is waited for, or, where its owner is gone, ended (``ChunkConsumer.fence_owners``). While one fetch
-is written, in a thread per partition, the next one is read. A partition whose files are on disk reads only the tail;
-one that has much to read is not looked through for garbage meanwhile.
+is written, in a thread per partition, the next one is read. A partition whose files are on disk reads only the tail.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -124,9 +123,6 @@ class _Run:
         self._progress, self._threads = progress, threads
         self._starts: dict[TopicPartition, int] = {}
         self._ends: dict[TopicPartition, int] = {}
-        self._large: set[int] = set()
-        """Partitions with much to restore."""
-        self._bulk_begun: set[int] = set()
         self.writing: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.writing.set_result(None)
 
@@ -148,7 +144,6 @@ class _Run:
         except OffsetOutOfRangeError as error:
             raise self._ahead(error.args[0]) from None
         finally:
-            self.writing = asyncio.ensure_future(self._finish(self.writing))
             await asyncio.shield(self.writing)
         return records
 
@@ -175,8 +170,6 @@ class _Run:
                 if end < start:
                     raise self._ahead([tp])
                 self._ends[tp] = end
-                if end - start >= limits.restore_bulk_offsets_min:
-                    self._large.add(tp.partition)
             if tp not in self._ends or await self._consumer.position(tp) < self._ends[tp]:
                 behind.append(tp)
         return behind
@@ -204,13 +197,6 @@ class _Run:
         calls = [(self._apply, tp.partition, part) for tp, part in fetched.items()]
         self.writing = asyncio.ensure_future(self._in_threads(calls))
 
-    async def _finish(self, last: "asyncio.Future[None]") -> None:
-        """Wait for the last write, then have garbage collected as usual again."""
-        try:
-            await last
-        finally:
-            await self._in_threads((self._store.set_bulk, partition, False) for partition in self._bulk_begun)
-
     async def _in_threads(self, calls: Iterable[tuple[Any, ...]]) -> None:
         """Return when every call is over, also after one has failed."""
         loop = asyncio.get_running_loop()
@@ -221,7 +207,4 @@ class _Run:
 
     def _apply(self, partition: int, records: Records) -> None:
         """In a thread; the next call for a partition comes when this one is over."""
-        if partition in self._large and partition not in self._bulk_begun:
-            self._store.set_bulk(partition, True)
-            self._bulk_begun.add(partition)
         self._store.write(partition, records.changes(), records.last_offset)

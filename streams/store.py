@@ -12,6 +12,7 @@ import fcntl
 import shutil
 import stat
 import threading
+import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
@@ -43,9 +44,11 @@ _MB: Final = 1024 * 1024
 _L0_FILES: Final = 4
 """Files of the first level, in any order, that a compaction waits for."""
 _L0_FILES_MAX: Final = 96
-"""With so many nothing is flushed until a compaction has come by; writes wait once the memtables are full."""
+"""With so many a flush that makes room waits for a compaction, and so do writes once the memtables are full."""
 _NEVER: Final = 1 << 30
-"""RocksDB holds no write up: that would be with the interpreter lock, and heartbeats would stop with it."""
+"""RocksDB holds no write up, which would be with the interpreter lock: heartbeats would stop with it."""
+_MEMTABLES_MAX: Final = 8
+"""Of one partition, more than are ever flushed at a time; at that number RocksDB would stop writes."""
 _BLOB_BYTES_MIN: Final = 1024
 _BLOB_FILE_BYTES: Final = 64 * _MB
 _BLOB_READAHEAD_BYTES: Final = 2 * _MB
@@ -55,6 +58,9 @@ _OLD_SHARE: Final = 0.1
 _OLD_SHARE_OPTION: Final = "blob_garbage_collection_age_cutoff"
 _GARBAGE_SHARE: Final = 0.4
 """With so much garbage in these, they are compacted although nothing else is due."""
+_DATA_SUFFIXES: Final = (".sst", ".blob")
+_GONE_S_MAX: Final = 10.0
+_GONE_POLL_S: Final = 0.01
 _ENTRY_BYTES: Final = 64
 """What a memtable needs for an entry beyond key and value."""
 
@@ -84,13 +90,13 @@ class StateStore:
         self.directory = directory
         self._lock = _locked(directory)
         self._cache = Cache(block_cache_mb * _MB)
-        self._memtables = Memtables(write_buffer_mb * _MB, self._flush, self._is_full)
+        self._memtables = Memtables(write_buffer_mb * _MB, self._make_room)
         self._open_files_max = open_files_max
         self._write_buffer_bytes = write_buffer_mb * _MB
         self._databases: dict[int, Rdict] = {}
         self._released = threading.Condition()
         self._holders: Counter[int] = Counter()
-        self._cleaning = threading.Lock()
+        self._cleaning: dict[int, threading.Lock] = {}
         self._stained: set[int] = set()
         """Partitions of which something was deleted and may still be in a file."""
         self._write_options = WriteOptions()
@@ -112,7 +118,9 @@ class StateStore:
         path = self.path(partition)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            self._databases[partition] = Rdict(str(path), self._options())
+            options = self._options()
+            # Without the last argument those of a column family are what they were when its files were made.
+            self._databases[partition] = Rdict(str(path), options, {"default": options})
         except OSError as error:
             raise StoreError(f"state directory: {explained(error)}") from None
         except Exception as error:
@@ -130,20 +138,22 @@ class StateStore:
             database = self._databases.pop(partition, None)
             self._released.wait_for(lambda: not self._holders[partition])
         if database is not None:
-            with self._explained(partition):
-                if partition in self._stained:
-                    self._clean(partition, database)
-                else:
-                    database.flush()
-                database.close()
-            self._memtables.forget(partition)
+            try:
+                with self._explained(partition):
+                    if partition in self._stained:
+                        self._clean(partition, database)
+                    database.close()
+            finally:
+                self._memtables.forget(partition)
 
     def close_all(self) -> None:
         """Flush and close every database."""
-        for partition in list(self._databases):
-            self.close(partition)
-        self._memtables.close()
-        self._lock.close()
+        try:
+            for partition in list(self._databases):
+                self.close(partition)
+        finally:
+            self._memtables.close()
+            self._lock.close()
 
     def destroy(self, partition: int) -> None:
         """Remove a closed partition's files."""
@@ -151,14 +161,14 @@ class StateStore:
 
     def load(self, partition: int, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of ``keys``, None where there is none."""
-        with self._explained(partition):
-            values: Any = self._database(partition).get(list(keys))
+        with self._opened(partition) as database:
+            values: Any = database.get(list(keys))
         return values
 
     def get(self, partition: int, key: bytes) -> bytes | None:
         """The value of one key."""
-        with self._explained(partition):
-            return self._database(partition).get(key)
+        with self._opened(partition) as database:
+            return database.get(key)
 
     def offset(self, partition: int) -> int | None:
         """Offset of the last changelog record in the database, None for an empty one."""
@@ -178,21 +188,18 @@ class StateStore:
                 batch.put(key, value)
         batch.put(OFFSET_KEY, offset.to_bytes(8, "little", signed=True))
         size = batch.size_in_bytes() + _ENTRY_BYTES * batch.len()
-        with self._explained(partition):
-            self._database(partition).write(batch, self._write_options)
-        self._memtables.add(partition, size)
+        with self._opened(partition) as database:
+            database.write(batch, self._write_options)
+            self._memtables.add(partition, size)
         if deletes:  # noted when it is in the memtable: a scrub that runs meanwhile may have missed it
             self._stained.add(partition)
-
-    def set_bulk(self, partition: int, is_bulk: bool) -> None:
-        """Look for no garbage in an open partition while much is written, or as usual again."""
-        with self._explained(partition):
-            self._database(partition).set_options({"enable_blob_garbage_collection": str(not is_bulk).lower()})
 
     def flush(self) -> None:
         """Write the memtables of every partition to disk: the tail to restore after a crash starts anew."""
         for partition in list(self._databases):
-            self._flush(partition)
+            with self._held(partition) as database:
+                if database is not None:
+                    self._flush(partition, database)
 
     def scrub(self, partitions: Iterable[int] = ()) -> None:
         """Rewrite the files of ``partitions`` and of every partition with deletions, so that no deleted byte is left.
@@ -204,51 +211,83 @@ class StateStore:
                 if database is not None:
                     self._clean(partition, database)
 
-    def _flush(self, partition: int) -> None:
-        with self._held(partition) as database:
-            if database is not None:
-                with self._memtables.flushing(partition):
-                    database.flush()
+    def _flush(self, partition: int, database: Rdict) -> None:
+        with self._memtables.flushing(partition):
+            database.flush()
 
-    def _is_full(self, partition: int) -> bool:
-        """Not where RocksDB has stopped compacting for an error: a flush says which."""
+    def _make_room(self, partition: int) -> bool:
+        """Flush a partition whose files a compaction keeps up with; False for another."""
         with self._held(partition) as database:
-            if database is None or database.property_int_value("rocksdb.background-errors"):
+            if database is None or self._is_behind(database):
                 return False
-            return int(database.property_value("rocksdb.num-files-at-level0") or 0) >= _L0_FILES_MAX
+            self._flush(partition, database)
+            return True
+
+    def _is_behind(self, database: Rdict) -> bool:
+        """Not where an error has stopped the compaction: a flush or a write tells it, and nobody waits for ever."""
+        files = int(database.property_value("rocksdb.num-files-at-level0") or 0)
+        return files >= _L0_FILES_MAX and not database.property_int_value("rocksdb.background-errors")
+
+    def _clean(self, partition: int, database: Rdict) -> None:
+        """Write every value anew: one compaction through all levels that takes every file for old."""
+        options = CompactOptions()
+        options.set_bottommost_level_compaction(BottommostLevelCompaction.force())
+        with self._cleaning.setdefault(partition, threading.Lock()):
+            self._stained.discard(partition)
+            try:
+                self._flush(partition, database)
+                old = self._data_files(partition)
+                database.set_options({_OLD_SHARE_OPTION: "1.0"})
+                try:
+                    database.compact_range(None, None, options)
+                finally:
+                    database.set_options({_OLD_SHARE_OPTION: str(_OLD_SHARE)})
+                self._require_gone(partition, old)
+            except BaseException:
+                self._stained.add(partition)
+                raise
+
+    def _data_files(self, partition: int) -> set[str]:
+        return {file.name for file in self.path(partition).iterdir() if file.suffix in _DATA_SUFFIXES}
+
+    def _require_gone(self, partition: int, files: set[str]) -> None:
+        """A compaction that failed is not told by rocksdict; a file that is being read goes a moment later."""
+        deadline = time.monotonic() + _GONE_S_MAX
+        while left := files & self._data_files(partition):
+            if time.monotonic() > deadline:
+                raise StoreError(
+                    f"state of partition {partition} in {self.path(partition)}: {', '.join(sorted(left))} may hold what"
+                    " was deleted and cannot be written anew. The disk is full or the files are damaged: make room, or"
+                    " delete that directory, which is restored from the changelog; then start this worker again"
+                )
+            time.sleep(_GONE_POLL_S)
+
+    def size_bytes(self) -> int:
+        """Bytes on disk."""
+        return sum(_size_bytes(file) for file in self.directory.rglob("*"))
 
     @contextmanager
     def _held(self, partition: int) -> Generator[Rdict | None]:
         """A partition's database, which is not closed meanwhile; None where it is not open."""
         with self._released:
             database = self._databases.get(partition)
-            self._holders[partition] += 1
+            self._holders[partition] += database is not None
         try:
             with self._explained(partition):
                 yield database
         finally:
-            with self._released:
-                self._holders[partition] -= 1
-                self._released.notify_all()
+            if database is not None:
+                with self._released:
+                    self._holders[partition] -= 1
+                    self._released.notify_all()
 
-    def _clean(self, partition: int, database: Rdict) -> None:
-        """Write every value anew: one compaction through all levels that takes every file for old."""
-        options = CompactOptions()
-        options.set_bottommost_level_compaction(BottommostLevelCompaction.force())
-        with self._cleaning:
-            self._stained.discard(partition)
-            try:
-                database.set_options({"enable_blob_garbage_collection": "true", _OLD_SHARE_OPTION: "1.0"})
-                database.flush()
-                database.compact_range(None, None, options)
-                database.set_options({_OLD_SHARE_OPTION: str(_OLD_SHARE)})
-            except BaseException:
-                self._stained.add(partition)
-                raise
-
-    def size_bytes(self) -> int:
-        """Bytes on disk."""
-        return sum(_size_bytes(file) for file in self.directory.rglob("*"))
+    @contextmanager
+    def _opened(self, partition: int) -> Generator[Rdict]:
+        """The same of a partition that must be open."""
+        with self._held(partition) as database:
+            if database is None:
+                raise StoreError(f"partition {partition} is not open in {self.directory}")
+            yield database
 
     @contextmanager
     def _explained(self, partition: int) -> Generator[None]:
@@ -264,12 +303,6 @@ class StateStore:
                 f" {explained(error, other)}"
             ) from None
 
-    def _database(self, partition: int) -> Rdict:
-        try:
-            return self._databases[partition]
-        except KeyError:
-            raise StoreError(f"partition {partition} is not open in {self.directory}") from None
-
     def _options(self) -> Options:
         blocks = BlockBasedOptions()
         blocks.set_block_cache(self._cache)
@@ -278,11 +311,11 @@ class StateStore:
         # An index of one piece is read whole, 300 KB a file: of many users, more than the cache holds of all files.
         blocks.set_index_type(BlockBasedIndexType.two_level_index_search())
         blocks.set_partition_filters(True)
-        blocks.set_pin_top_level_index_and_filter(True)
         options = Options(raw_mode=True)
         options.create_if_missing(True)
         options.set_block_based_table_factory(blocks)
         options.set_write_buffer_size(2 * self._write_buffer_bytes)  # never full before all of them are
+        options.set_max_write_buffer_number(_MEMTABLES_MAX)
         options.set_enable_blob_files(True)
         options.set_min_blob_size(_BLOB_BYTES_MIN)
         options.set_blob_file_size(_BLOB_FILE_BYTES)

@@ -73,7 +73,8 @@ class UserStore(Store):  # type: ignore[type-arg]  # Faust's generic parameters 
         raise error
 
     async def on_stop(self) -> None:
-        self.store.close_all()
+        # As above.
+        await asyncio.to_thread(self.store.close_all)
 
     def reset_state(self) -> None:
         """Faust asks for this to start from nothing; ``StateStore.destroy`` is the deliberate way."""

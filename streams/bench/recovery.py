@@ -177,7 +177,6 @@ def _writing_s(directory: Path, options: RecoveryOptions, values: list[bytes]) -
     try:
         for partition in range(options.partitions):
             store.open(partition)
-            store.set_bulk(partition, True)
         spent_s, users = 0.0, _users(options, values)
         while changes := list(islice(users, _BATCH_USERS)):
             by_partition: dict[int, list[tuple[bytes, bytes]]] = {}

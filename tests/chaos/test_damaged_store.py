@@ -6,6 +6,7 @@ import random
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -89,15 +90,15 @@ def _damage(directory: Path, kind: str, rng: random.Random) -> None:
 def _outcome(directory: Path, prefixes: Prefixes) -> str:
     store = _new_store(directory)
     try:
-        store.open(0)
-        offset = store.offset(0)
-        keys = [b"user-%d" % user for user in range(_USERS)]
-        found = {key: value for key, value in zip(keys, store.load(0, keys), strict=True) if value is not None}
-    except StoreError as error:
+        with ExitStack() as stack:
+            stack.callback(store.close_all)
+            store.open(0)
+            offset = store.offset(0)
+            keys = [b"user-%d" % user for user in range(_USERS)]
+            found = {key: value for key, value in zip(keys, store.load(0, keys), strict=True) if value is not None}
+    except StoreError as error:  # also of a compaction that comes upon the damage before a read does
         assert str(directory) in str(error), "a refusal says which files"
         return "refused"
-    finally:
-        store.close_all()
     assert offset in prefixes, f"offset {offset} is none at which a write ended"
     assert found == prefixes[offset], f"not what the changelog has at {offset}"
     return "identical" if offset == max(at for at in prefixes if at is not None) else "earlier"

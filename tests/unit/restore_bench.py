@@ -160,7 +160,6 @@ class SlowStore:
     def __init__(self) -> None:
         self.state: dict[int, dict[bytes, bytes]] = {0: {}, 1: {}}
         self.offsets: dict[int, int] = {}
-        self.bulk: list[tuple[int, bool]] = []
         self.writing = self.writing_most = 0
         self.in_work: set[int] = set()
         self.began = threading.Event()
@@ -172,9 +171,6 @@ class SlowStore:
 
     def offset(self, partition: int) -> int | None:
         return self.offsets.get(partition)
-
-    def set_bulk(self, partition: int, is_bulk: bool) -> None:
-        self.bulk.append((partition, is_bulk))
 
     def write(self, partition: int, changes: Sequence[tuple[bytes, bytes | None]], offset: int) -> None:
         with self._lock:

@@ -15,7 +15,6 @@ from aiokafka.structs import TopicPartition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators import limits
 from streams.restore import Restored, Restorer
 from streams.store import StateStore, StoreError
 from tests.unit.restore_bench import (
@@ -238,30 +237,6 @@ def test_a_failed_write_ends_the_restore_when_the_others_are_over() -> None:
         assert store.offsets == {0: 2}
 
     restoring(store, consumer)(use)
-
-
-def test_no_garbage_is_collected_in_a_large_partition_until_the_restore_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "restore_bulk_offsets_min", 10)
-    store, log = SlowStore(), {0: filled(0, 12), 1: filled(1, 9)}
-    restore(store, FakeConsumer(log, {0: 12, 1: 9}, [{0: 3, 1: 3}] * 2), [0, 1])  # type: ignore[arg-type]
-    assert store.bulk == [(0, True), (0, False)]
-
-
-def test_garbage_is_collected_as_usual_again_after_a_restore_that_was_broken_off(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(limits, "restore_bulk_offsets_min", 10)
-    store = SlowStore()
-    consumer = FakeConsumer({0: filled(0, 12)}, {0: 12}, [{0: 3}] * 3, then=None)
-
-    async def use(restorer: Restorer) -> None:
-        running = asyncio.create_task(restorer.run([0], None))
-        await consumer.waits.wait()
-        await restorer.cancel()
-        assert running.done()
-
-    restoring(store, consumer)(use)
-    assert store.bulk == [(0, True), (0, False)]
 
 
 records_of = st.lists(
