@@ -26,6 +26,7 @@ __all__ = [
     "explained_events_max",
     "fetch_pace_ms",
     "fetch_part_wait_ms",
+    "flush_bytes_min",
     "flush_interval_s",
     "future_skew_ms",
     "history_events_max",
@@ -142,6 +143,8 @@ produce_batch_bytes_max: Final = 512 * 1024
 """Below the 1 MB that brokers take by default (``message.max.bytes``)."""
 flush_interval_s: Final = 30.0
 """Between two flushes of the state store: bounds the changelog tail that a crash makes it read again."""
+flush_bytes_min: Final = 1024 * 1024
+"""Of a partition, which is not flushed for less: a small file each half minute would be many, and the tail is short."""
 load_users_max: Final = 64
 """States that are read from the store in one call, of one partition; more are read by several threads."""
 load_threads_max: Final = 4

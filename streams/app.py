@@ -290,7 +290,7 @@ class Worker:
         while True:
             await asyncio.sleep(limits.flush_interval_s)
             # Beside the settlements, which must not wait for it.
-            await asyncio.to_thread(self.store.flush)
+            await asyncio.to_thread(self.store.flush, limits.flush_bytes_min)
             # What a restore deleted, which another worker erased.
             await asyncio.to_thread(self.store.scrub)
             self.metrics.gauges["cached_users"] = len(self.states)

@@ -40,6 +40,11 @@ class Memtables:
         with self._lock:
             return self._bytes
 
+    def bytes_of(self, partition: int) -> int:
+        """The same of one partition."""
+        with self._lock:
+            return self._written[partition] - self._flushed[partition]
+
     def make_room(self) -> None:
         """Call before each write: begins a flush where one is due, and waits for it where the bound is reached.
 

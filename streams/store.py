@@ -1,4 +1,4 @@
-"""The state store: one RocksDB a partition, all under one bound of memory.
+"""The state store: one RocksDB a partition, all of them under the same bounds of memory.
 
 Values of a kilobyte or more, which states are, lie in files of their own (BlobDB): a compaction moves keys, and of the
 values those whose file is old enough to be looked through for garbage.
@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -41,10 +41,8 @@ OFFSET_KEY: Final = b"\x00offset"
 """Holds the offset of the last applied changelog record; ids hold no control character, so no user has this key."""
 
 _MB: Final = 1024 * 1024
-_L0_FILES: Final = 4
-"""Files of the first level, in any order, that a compaction waits for."""
 _L0_FILES_MAX: Final = 96
-"""With so many a flush that makes room waits for a compaction, and so do writes once the memtables are full."""
+"""Files of the first level; with so many a flush that makes room waits for a compaction, and so may writes."""
 _NEVER: Final = 1 << 30
 """RocksDB holds no write up, which would be with the interpreter lock: heartbeats would stop with it."""
 _MEMTABLES_MAX: Final = 8
@@ -98,7 +96,8 @@ class StateStore:
         self._holders: Counter[int] = Counter()
         self._cleaning: dict[int, threading.Lock] = {}
         self._stained: set[int] = set()
-        """Partitions of which something was deleted and may still be in a file."""
+        """Partitions of which something was deleted and may still be in a file; a file beside theirs outlives us."""
+        self._staining = threading.Lock()
         self._write_options = WriteOptions()
         self._write_options.disable_wal = True  # pyright: ignore[reportAttributeAccessIssue]  # rocksdict's stub lacks it
 
@@ -118,6 +117,8 @@ class StateStore:
         path = self.path(partition)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
+            if self._stain(partition).exists():
+                self._stained.add(partition)
             options = self._options()
             # Without the last argument those of a column family are what they were when its files were made.
             self._databases[partition] = Rdict(str(path), options, {"default": options})
@@ -158,6 +159,7 @@ class StateStore:
     def destroy(self, partition: int) -> None:
         """Remove a closed partition's files."""
         shutil.rmtree(self.path(partition), ignore_errors=True)
+        self._stain(partition).unlink(missing_ok=True)
 
     def load(self, partition: int, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of ``keys``, None where there is none."""
@@ -188,17 +190,19 @@ class StateStore:
                 batch.put(key, value)
         batch.put(OFFSET_KEY, offset.to_bytes(8, "little", signed=True))
         size = batch.size_in_bytes() + _ENTRY_BYTES * batch.len()
-        with self._opened(partition) as database:
+        with self._opened(partition) as database, self._staining if deletes else nullcontext():
+            if deletes:
+                self._stain(partition).touch()
             database.write(batch, self._write_options)
             self._memtables.add(partition, size)
-        if deletes:  # noted when it is in the memtable: a scrub that runs meanwhile may have missed it
-            self._stained.add(partition)
+            if deletes:  # noted when it is in the memtable: a scrub that runs meanwhile may have missed it
+                self._stained.add(partition)
 
-    def flush(self) -> None:
-        """Write the memtables of every partition to disk: the tail to restore after a crash starts anew."""
+    def flush(self, bytes_min: int = 0) -> None:
+        """Write memtables of so many bytes or more to disk: the tail to restore after a crash starts anew."""
         for partition in list(self._databases):
             with self._held(partition) as database:
-                if database is not None:
+                if database is not None and self._memtables.bytes_of(partition) >= bytes_min:
                     self._flush(partition, database)
 
     def scrub(self, partitions: Iterable[int] = ()) -> None:
@@ -243,9 +247,15 @@ class StateStore:
                 finally:
                     database.set_options({_OLD_SHARE_OPTION: str(_OLD_SHARE)})
                 self._require_gone(partition, old)
+                with self._staining:
+                    if partition not in self._stained:
+                        self._stain(partition).unlink(missing_ok=True)
             except BaseException:
                 self._stained.add(partition)
                 raise
+
+    def _stain(self, partition: int) -> Path:
+        return self.directory / f"{partition}.stained"
 
     def _data_files(self, partition: int) -> set[str]:
         return {file.name for file in self.path(partition).iterdir() if file.suffix in _DATA_SUFFIXES}
@@ -324,7 +334,6 @@ class StateStore:
         options.set_blob_gc_age_cutoff(_OLD_SHARE)
         options.set_blob_gc_force_threshold(_GARBAGE_SHARE)
         options.set_max_open_files(self._open_files_max)
-        options.set_level_zero_file_num_compaction_trigger(_L0_FILES)
         options.set_level_zero_slowdown_writes_trigger(_NEVER)
         options.set_level_zero_stop_writes_trigger(_NEVER)
         options.set_soft_pending_compaction_bytes_limit(0)

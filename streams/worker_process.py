@@ -202,8 +202,9 @@ def main() -> None:
     order: dict[str, Any] = json.load(sys.stdin)
     logging.basicConfig(level=order["log_level"], format=_LOG_FORMAT)
     if order["flush_interval_s"] is not None:
-        # Bounds are no settings; this one only moves how much of the state a crash leaves on disk.
+        # Bounds are no settings; these only move how much of the state a crash leaves on disk.
         limits.flush_interval_s = order["flush_interval_s"]  # pyright: ignore[reportConstantRedefinition, reportAttributeAccessIssue]
+        limits.flush_bytes_min = 0  # pyright: ignore[reportConstantRedefinition, reportAttributeAccessIssue]
     from streams.serving import run_worker  # noqa: PLC0415  # Faust is not loaded into whoever only starts workers
 
     run_worker(msgspec.convert(order["settings"], Settings))

@@ -160,4 +160,5 @@ def test_the_bytes_are_those_since_the_last_flush_began(steps: list[Step]) -> No
             written.pop(partition, None)
             on_disk.pop(partition, None)
     assert memtables.bytes == sum(written.values()) - sum(on_disk.values())
+    assert [memtables.bytes_of(n) for n in (0, 1)] == [written.get(n, 0) - on_disk.get(n, 0) for n in (0, 1)]
     memtables.close()

@@ -248,6 +248,40 @@ def test_a_scrub_leaves_no_byte_of_what_was_deleted(store: StateStore, place: st
     assert not store._stained
 
 
+@pytest.mark.parametrize("is_scrubbed", [False, True])
+def test_what_was_deleted_before_a_crash_is_scrubbed_after_it(
+    store: StateStore, tmp_path: Path, *, is_scrubbed: bool
+) -> None:
+    mark = secrets.token_bytes(24)
+    store.write(0, [(b"ann", secrets.token_bytes(48) + mark), (b"bob", b"b")], 0)
+    store.flush()
+    store.write(0, [(b"ann", None)], 1)
+    store.flush()
+    if is_scrubbed:
+        store.scrub()
+    shutil.copytree(tmp_path / "state", tmp_path / "crashed")
+    assert bool(_named_in(tmp_path / "crashed", mark)) is not is_scrubbed
+    crashed = new_store(tmp_path / "crashed")
+    crashed.open(0)
+    assert crashed._stained == (set() if is_scrubbed else {0})
+    crashed.scrub()
+    assert not _named_in(tmp_path / "crashed", mark)
+    crashed.close(0)
+    crashed.destroy(0)
+    assert [path.name for path in (tmp_path / "crashed").iterdir()] == ["lock"]
+    crashed.close_all()
+
+
+def test_only_memtables_of_some_size_are_flushed_where_that_is_asked_for(store: StateStore) -> None:
+    store.open(1)
+    store.write(0, [(b"a", bytes(1_000))], 0)
+    store.write(1, [(b"a", bytes(3_000))], 0)
+    store.flush(2_000)
+    assert [len(list(store.path(partition).glob("*.blob"))) for partition in (0, 1)] == [0, 1]
+    store.flush()
+    assert store._memtables.bytes == 0
+
+
 class Meddled:
     """A database in which something happens at a compaction, in its place or at its end."""
 
