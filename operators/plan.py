@@ -17,6 +17,8 @@ _PARTITIONS_PER_WORKER: Final = 4
 _PARTITIONS_MIN: Final = 8
 _CHANGELOG_FACTOR: Final = 2.0
 """A compacted topic holds up to as much again that is not yet compacted."""
+_STORE_FACTOR: Final = 1.5
+"""States that were written over stay until their files are looked through (``streams.store``)."""
 _VALUE_MAX: Final = 10**12
 
 
@@ -41,7 +43,7 @@ class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cached_user_bytes: float
     cached_users_max: int
     stored_user_bytes: float
-    """On disk in RocksDB, space amplification included."""
+    """On disk in RocksDB, newly restored."""
     changelog_user_bytes: float
     """At the broker, one replica."""
     item_bytes: float
@@ -110,7 +112,7 @@ def plan(need: Need, costs: Costs) -> Plan:
         machines=machines,
         partitions=partitions,
         memory_gb_per_machine=_rounded(workers_of_machine * memory_mb / 1e3),
-        disk_gb_per_machine=_rounded(need.users * costs.stored_user_bytes / machines / 1e9),
+        disk_gb_per_machine=_rounded(need.users * costs.stored_user_bytes * _STORE_FACTOR / machines / 1e9),
         changelog_disk_gb=_rounded(need.users * costs.changelog_user_bytes * _CHANGELOG_FACTOR * need.replicas / 1e9),
         restore_minutes=_rounded(users_of_worker / costs.restore_users_per_s / 60),
         utilization=round(busy_cores / workers, 3),

@@ -35,7 +35,7 @@ def test_a_plan_by_hand() -> None:
     assert made.partitions == 16
     # A worker: 200 MB, 40,000 items of 500 bytes, 50,000 of its 750,000 users of 5,000 bytes: 470 MB.
     assert made.memory_gb_per_machine == pytest.approx(4 * 0.470)
-    assert made.disk_gb_per_machine == 12.0
+    assert made.disk_gb_per_machine == 18.0
     assert made.changelog_disk_gb == 3_000_000 * 3_000 * 2 * 3 / 1e9
     assert made.restore_minutes == pytest.approx(1.25)
     assert any("read from disk" in note for note in made.notes)
