@@ -47,7 +47,7 @@ MEASURES: Final[Mapping[str, Callable[[Echo], Result]]] = {
     "replay": lambda echo: backfill.run(backfill.ReplayOptions(), echo),
     "scale-users": _scale(scale.ScaleOptions("users", (1_000, 10_000, 100_000, 1_000_000))),
     "scale-users-large": _scale(scale.ScaleOptions("users", (1_000_000, 10_000_000), history=1)),
-    "scale-workers": _scale(scale.ScaleOptions("workers", events=100_000)),
+    "scale-workers": _scale(scale.ScaleOptions("workers", events=100_000, rounds=3)),
     "scale-items": _scale(scale.ScaleOptions("items", (1_000, 13_343, 100_000, 1_000_000))),
     "scale-partitions": _scale(scale.ScaleOptions("partitions")),
     "scale-history": _scale(scale.ScaleOptions("history")),

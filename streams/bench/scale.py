@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 import msgspec
@@ -34,7 +35,7 @@ from streams.chaos.vitals import rss_mb
 from streams.settings import TopicSettings
 from streams.topics import changelog_topic
 
-__all__ = ["AXES", "Axis", "ScaleOptions", "run", "show"]
+__all__ = ["AXES", "Axis", "ScaleOptions", "median_point", "require_disk", "run", "show"]
 
 Axis = Literal["users", "items", "history", "partitions", "workers"]
 AXES: Final[Mapping[str, tuple[int, ...]]] = {
@@ -78,6 +79,7 @@ class ScaleOptions:
     history: int = 50
     partitions: int = 8
     workers: int = 1
+    rounds: int = 1
     broker: BrokerKind = "kafka"
 
 
@@ -100,7 +102,13 @@ def run(options: ScaleOptions, echo: Echo) -> dict[str, Any]:
     sizes = options.sizes or AXES[options.axis]
     if min(sizes) < 1 or (options.axis == "history" and max(sizes) > limits.history_events_max):
         raise BenchError(f"--size must be 1 or more, and a history at most {limits.history_events_max}")
-    points = [_point(replace(options, **{options.axis: size}), size, echo) for size in sorted(sizes)]
+    if options.rounds < 1:
+        raise BenchError("--rounds must be 1 or more")
+    rounds = [
+        [_point(replace(options, **{options.axis: size}), size, echo) for size in sorted(sizes)]
+        for _ in range(options.rounds)
+    ]
+    points = [median_point(of_size) for of_size in zip(*rounds, strict=True)]
     return {
         "axis": options.axis,
         "points": points,
@@ -108,7 +116,7 @@ def run(options: ScaleOptions, echo: Echo) -> dict[str, Any]:
         "synthetic": "users and events" + (", items beyond the real ones" if options.axis == "items" else ""),
         "events": options.events,
         "load_per_s": _LOAD_PER_S,
-        "rounds": 1,
+        "rounds": options.rounds,
         "others": {name: getattr(options, name) for name in get_args(Axis) if name != options.axis},
         "broker": options.broker,
         "machine": machine(),
@@ -116,7 +124,13 @@ def run(options: ScaleOptions, echo: Echo) -> dict[str, Any]:
     }
 
 
-def _slope(points: Sequence[Mapping[str, float]], name: str) -> dict[str, Any]:
+def median_point(rounds: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Medians of one size, and what each round had of events a second."""
+    medians = {name: round(median(each[name] for each in rounds), 4) for name in rounds[0]}
+    return {**medians, "events_per_s_rounds": [each["events_per_s"] for each in rounds]}
+
+
+def _slope(points: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
     return slope_of([point["size"] for point in points], [point[name] for point in points])._asdict()
 
 

@@ -138,13 +138,14 @@ def scale(
         list[int] | None, typer.Option("--size", help="Of the axis, several times for several; three without.")
     ] = None,
     events: Annotated[int, typer.Option("--events", min=1_000, help="Of each run.")] = 40_000,
+    rounds: Rounds = 1,
     kind: Broker = "kafka",
     as_json: Json = False,
 ) -> None:
     """Throughput, freshness, memory, disk and restart time against one size, with the name of each growth."""
     from streams.bench.scale import ScaleOptions, run, show
 
-    options = ScaleOptions(axis=axis, sizes=tuple(size) if size else None, events=events, broker=kind)
+    options = ScaleOptions(axis=axis, sizes=tuple(size) if size else None, events=events, rounds=rounds, broker=kind)
     result = run(options, echo=_progress)
     out(result) if as_json else show(result)
 

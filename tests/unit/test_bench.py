@@ -73,6 +73,16 @@ def test_states_that_the_disk_cannot_hold_are_not_begun(tmp_path: Path, monkeypa
         scale.require_disk(tmp_path, 13_000_000_000)
 
 
+def test_the_rounds_of_a_size_are_medians_and_throughput_keeps_each() -> None:
+    rounds = [{"size": 2, "events_per_s": rate, "p50_ms": p50} for rate, p50 in ((10, 5.0), (30, 1.0), (20, 2.0))]
+    assert scale.median_point(rounds) == {
+        "size": 2,
+        "events_per_s": 20,
+        "p50_ms": 2.0,
+        "events_per_s_rounds": [10, 30, 20],
+    }
+
+
 def test_a_turn_finds_the_backlog_and_nothing_of_other_turns_in_the_file_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,7 +69,10 @@ RESULTS: dict[str, dict[str, Any]] = {
         "others": {"users": 5_000},
         "events": 40_000,
         "load_per_s": 300.0,
-        "points": [{"size": 1, "events_per_s": 100.0}, {"size": 2, "events_per_s": 190.0}],
+        "points": [
+            {"size": 1, "events_per_s": 100.0, "events_per_s_rounds": [90.0, 100.0, 110.0]},
+            {"size": 2, "events_per_s": 190.0, "events_per_s_rounds": [180.0, 190.0, 198.0]},
+        ],
         "slopes": {"events_per_s": {"exponent": 0.9, "name": "linear"}},
     },
 }
@@ -81,7 +84,7 @@ def test_targets_are_judged_by_what_was_measured() -> None:
     assert judged["times the naive Faust agent"].verdict == "met"
     assert judged["ms, p50 at half load"].verdict == "not met"
     assert judged["ms, p99 at half load"].verdict == "met"
-    assert judged["times one worker, two workers"].measured == (1.9, 1.9, 1.9)
+    assert judged["times one worker, two workers"].measured == (1.9, 1.8, 2.0)
     assert judged["times quixstreams"].verdict == "not measured"
     assert judged["events/s, encoder and exact top 10"].verdict == "not measured"
 
