@@ -228,6 +228,7 @@ class Worker:
             raise FencedError
         leaving.result()
         await self.engine.stop()
+        self.states.close()
         await self.catalog_follower.stop()
         await self.web.stop()
         self._write_thread.shutdown(wait=True)

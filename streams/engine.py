@@ -144,7 +144,6 @@ class Engine:
             await asyncio.gather(self._task, return_exceptions=True)
         self._core.shutdown(wait=True, cancel_futures=True)
         self._lists.shutdown(wait=True, cancel_futures=True)
-        self._states.close()
 
     async def submit(self, intakes: Iterable[Intake]) -> None:
         """Queue chunks that one batch may begin with; a source partition with too much in the queue is paused."""

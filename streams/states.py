@@ -94,7 +94,7 @@ class States:
     def _read(
         self, missing: Mapping[int, Sequence[UserKey]]
     ) -> Iterable[tuple[Sequence[UserKey], Sequence[bytes | None]]]:
-        """Users with what is stored of them. Many are read several pieces at a time: a disk has more than one hand."""
+        """Users with what is stored of them. Many are read in pieces, several at a time."""
         pieces = [
             users[start : start + limits.load_users_max]
             for users in missing.values()

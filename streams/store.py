@@ -190,13 +190,9 @@ class StateStore:
                 batch.put(key, value)
         batch.put(OFFSET_KEY, offset.to_bytes(8, "little", signed=True))
         size = batch.size_in_bytes() + _ENTRY_BYTES * batch.len()
-        with self._opened(partition) as database, self._staining if deletes else nullcontext():
-            if deletes:
-                self._stain(partition).touch()
+        with self._opened(partition) as database, self._deleting(partition) if deletes else nullcontext():
             database.write(batch, self._write_options)
             self._memtables.add(partition, size)
-            if deletes:  # noted when it is in the memtable: a scrub that runs meanwhile may have missed it
-                self._stained.add(partition)
 
     def flush(self, bytes_min: int = 0) -> None:
         """Write memtables of so many bytes or more to disk: the tail to restore after a crash starts anew."""
@@ -222,15 +218,10 @@ class StateStore:
     def _make_room(self, partition: int) -> bool:
         """Flush a partition whose files a compaction keeps up with; False for another."""
         with self._held(partition) as database:
-            if database is None or self._is_behind(database):
+            if database is None or _is_behind(database):
                 return False
             self._flush(partition, database)
             return True
-
-    def _is_behind(self, database: Rdict) -> bool:
-        """Not where an error has stopped the compaction: a flush or a write tells it, and nobody waits for ever."""
-        files = int(database.property_value("rocksdb.num-files-at-level0") or 0)
-        return files >= _L0_FILES_MAX and not database.property_int_value("rocksdb.background-errors")
 
     def _clean(self, partition: int, database: Rdict) -> None:
         """Write every value anew: one compaction through all levels that takes every file for old."""
@@ -253,6 +244,14 @@ class StateStore:
             except BaseException:
                 self._stained.add(partition)
                 raise
+
+    @contextmanager
+    def _deleting(self, partition: int) -> Generator[None]:
+        """Stained on the disk before a deletion, in memory after it: a scrub that runs meanwhile may have missed it."""
+        with self._staining:
+            self._stain(partition).touch()
+            yield
+            self._stained.add(partition)
 
     def _stain(self, partition: int) -> Path:
         return self.directory / f"{partition}.stained"
@@ -281,7 +280,8 @@ class StateStore:
         """A partition's database, which is not closed meanwhile; None where it is not open."""
         with self._released:
             database = self._databases.get(partition)
-            self._holders[partition] += database is not None
+            if database is not None:
+                self._holders[partition] += 1
         try:
             with self._explained(partition):
                 yield database
@@ -342,6 +342,12 @@ class StateStore:
         # A manifest names the first and last key of files that are long gone: each change begins a new one.
         options.set_max_manifest_file_size(1)
         return options
+
+
+def _is_behind(database: Rdict) -> bool:
+    """Not where an error has stopped the compaction: a flush or a write tells it, and nobody waits for ever."""
+    files = int(database.property_value("rocksdb.num-files-at-level0") or 0)
+    return files >= _L0_FILES_MAX and not database.property_int_value("rocksdb.background-errors")
 
 
 def _locked(directory: Path) -> IO[str]:

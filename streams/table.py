@@ -73,7 +73,7 @@ class UserStore(Store):  # type: ignore[type-arg]  # Faust's generic parameters 
         raise error
 
     async def on_stop(self) -> None:
-        # As above.
+        # For the same reason.
         await asyncio.to_thread(self.store.close_all)
 
     def reset_state(self) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 import msgspec
@@ -29,7 +28,7 @@ from streams.bench.lab import PURCHASE, Backlog, BenchError, Lab, backlog_of, ba
 from streams.bench.load import LoadConfig, Trace
 from streams.bench.runs import Worker, create_topics, processor_us_of, read_back, serving
 from streams.bench.slopes import slope_of
-from streams.bench.summary import machine, setting, versions
+from streams.bench.summary import machine, medians_of, setting, versions
 from streams.bench.synthetic import artefact_with_items, event_value, state_values, stored_states, user_id
 from streams.chaos.vitals import rss_mb
 from streams.settings import TopicSettings
@@ -126,8 +125,7 @@ def run(options: ScaleOptions, echo: Echo) -> dict[str, Any]:
 
 def median_point(rounds: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """Medians of one size, and what each round had of events a second."""
-    medians = {name: round(median(each[name] for each in rounds), 4) for name in rounds[0]}
-    return {**medians, "events_per_s_rounds": [each["events_per_s"] for each in rounds]}
+    return {**medians_of(rounds, 4), "events_per_s_rounds": [each["events_per_s"] for each in rounds]}
 
 
 def _slope(points: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:

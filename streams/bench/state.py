@@ -7,7 +7,6 @@ state's codec and its store with the values of that very run.
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from statistics import median
 from typing import Any, Final
 
 from rich.console import Console
@@ -20,7 +19,7 @@ from streams.bench.ceilings import consume_per_s, core_alone, produce_per_s, rec
 from streams.bench.history import SETTINGS, HistoryEncoder
 from streams.bench.lab import Backlog, BenchError, Lab, backlog_of, fill_topics, laboratory, read_purchases
 from streams.bench.runs import HISTORY_WORKER, Measured, run_headwater
-from streams.bench.summary import machine, per_event_us, setting, spent, spread_of, versions
+from streams.bench.summary import machine, medians_of, per_event_us, setting, spent, spread_of, versions
 from streams.bench.timing import timed_us
 
 __all__ = ["StateOptions", "run", "show"]
@@ -71,7 +70,7 @@ def run(options: StateOptions, echo: Echo) -> dict[str, Any]:
         turns = [_round(lab, backlog, encoder, number, echo) for number in range(1, options.rounds + 1)]
     runs, rounds = zip(*turns, strict=True)
     return {
-        **{name: round(median(each[name] for each in rounds), 2) for name in rounds[0]},
+        **medians_of(rounds, 2),
         "spread": {name: spread_of([each[name] for each in rounds]) for name in rounds[0]},
         "stages_us_per_event": per_event_us([run.stages for run in runs], options.events),
         "processor_us_per_event": per_event_us([run.processor for run in runs], options.events),

@@ -16,6 +16,7 @@ from infra.broker.jars import kafka_version
 
 __all__ = [
     "machine",
+    "medians_of",
     "per_event_us",
     "setting",
     "show",
@@ -90,6 +91,11 @@ def with_ratios(figures: Mapping[str, float]) -> dict[str, float]:
         done[f"{prefix}ceiling_events_per_s"] = min(encoded, produced, done["client_consume_per_s"])
         done[f"{prefix}ratio_ceiling"] = done[f"{prefix}events_per_s"] / done[f"{prefix}ceiling_events_per_s"]
     return done
+
+
+def medians_of(rounds: Sequence[Mapping[str, float]], digits: int) -> dict[str, float]:
+    """The median of every figure, rounded."""
+    return {name: round(median(each[name] for each in rounds), digits) for name in rounds[0]}
 
 
 def per_event_us(runs: Sequence[Mapping[str, float]], events: int) -> dict[str, float]:

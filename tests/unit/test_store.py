@@ -21,7 +21,6 @@ from streams.store import OFFSET_KEY, StateStore, StoreError
 KEYS = 37
 WRITER = """
 import sys
-import threading
 from pathlib import Path
 from streams.store import StateStore
 store = StateStore(Path(sys.argv[1]), block_cache_mb=8, write_buffer_mb=1)
